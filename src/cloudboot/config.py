@@ -1,0 +1,282 @@
+"""One configuration out of layers: image configuration, vendor data, user data; checked, with the place of each value.
+
+A layer is checked before it is merged, so that every message names the owner's line. What is wrong is left out in the
+smallest piece that stands alone: an unknown key, the wrong field of one list item; the rest is applied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cloudboot.checker import Schema, check
+from cloudboot.problem import Level, Mark, Marks, Pointer, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from cloudboot.host import Host
+
+IMAGE_FILE = "/etc/cloudboot/cloudboot.yaml"
+IMAGE_FOLDER = "/etc/cloudboot/conf.d"
+WORD_LIST: Schema = {"type": "array", "items": {"type": "string"}}
+MODULE_LIST: Schema = {
+    "type": "array",
+    "items": {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": ["string", "null"]}, "minItems": 1},
+            {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+        ]
+    },
+}
+FREQUENCY_NAMES = ["once", "per-instance", "per-boot", "always", "once-per-instance", "instance", "boot"]
+
+# What is not a module's: the owner's say over modules, the image's say over us.
+CORE_SCHEMA: dict[str, Schema] = {
+    "frequency": {"type": "object", "additionalProperties": {"type": "string", "enum": FREQUENCY_NAMES}},
+    "on_error": {"type": "object", "additionalProperties": {"type": "string", "enum": ["continue", "stop", "fail"]}},
+    "on_interrupt": {"type": "object", "additionalProperties": {"type": "string", "enum": ["stop", "rerun", "resume"]}},
+    "rerun_on_change": WORD_LIST,
+    "cloud_init_modules": MODULE_LIST,
+    "cloud_config_modules": MODULE_LIST,
+    "cloud_final_modules": MODULE_LIST,
+    "unverified_modules": WORD_LIST,
+    "metadata_access": {"type": ["string", "object"]},
+    "disable_ec2_metadata": {"type": "boolean"},
+    "datasource_list": WORD_LIST,
+    "datasource": {"type": "object"},
+    "default_user": {"type": "object"},
+    "system_info": {"type": "object", "deprecated": "24.2"},
+    "vendor_data": {"type": "object"},
+    "launch-index": {"type": ["integer", "string"]},
+    "version": {},
+}
+# Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
+NOT_YET = frozenset(
+    """ansible apk_repos apt apt_pipelining apt_sources apt_mirror apt_proxy autoinstall byobu_by_default ca_certs
+    ca-certs chef device_aliases disk_setup drivers fan fs_setup grub_dpkg grub-dpkg keyboard landscape lxd
+    manage_resolv_conf mcollective merge_how merge_type migrate no_ssh_fingerprints authkey_hash ntp output puppet
+    random_seed reporting resolv_conf rh_subscription rpi rsyslog salt_minion snap spacewalk ssh_import_id
+    ubuntu_advantage ubuntu-advantage ubuntu_pro updates vendor_data2 warnings wireguard yum_repos zypper consume lease
+    instances-cloud-config network""".split()
+)
+
+
+class Layer(NamedTuple):
+    """One source of configuration: who set it (`user data`, `image`), what, and where each value stands."""
+
+    set_by: str
+    value: dict[str, Any]
+    marks: Marks
+
+
+class Config(NamedTuple):
+    """The merged configuration, who set each top-level key, where each value stands, what was wrong."""
+
+    value: dict[str, Any]
+    layers: tuple[Layer, ...]  # highest first
+    marks: Marks
+    problems: tuple[Problem, ...]
+
+    def set_by(self, key: str) -> str:
+        """Return which layer a top-level key comes from."""
+        return next((layer.set_by for layer in self.layers if key in layer.value), "default")
+
+
+def read_layer(text: str, source: str, set_by: str, problems: list[Problem]) -> Layer:
+    """Parse one YAML text into a layer; what is wrong is appended to `problems`."""
+    from cloudboot.userdata.document import load
+
+    document = load(text, source)
+    problems += document.problems
+    if document.value is None:
+        return Layer(set_by, {}, {})
+    if not isinstance(document.value, dict):
+        place = document.marks.get((), Mark(source, 1, 1))
+        problems.append(Problem(place, "must be a mapping (key: value) at its top: nothing of it is used"))
+        return Layer(set_by, {}, {})
+    return Layer(set_by, document.value, document.marks)
+
+
+def image_layer(host: Host, problems: list[Problem]) -> Layer:
+    """Read the image's configuration: cloudboot.yaml, then conf.d in lexical order, the later over the earlier."""
+    files = [IMAGE_FILE]
+    files += [f"{IMAGE_FOLDER}/{name}" for name in host.listdir(IMAGE_FOLDER) if name.endswith(".yaml")]
+    result = Layer("image", {}, {})
+    for path in files:
+        text = host.text(path)
+        if text is not None:
+            layer = read_layer(text, path, "image", problems)
+            result = Layer("image", *overlay(layer, result))
+    return result
+
+
+def build(layers: Sequence[Layer], schemas: Mapping[str, Schema], problems: Iterable[Problem] = ()) -> Config:
+    """Check each layer, leave out what is wrong, merge: the first layer is the highest."""
+    found = list(problems)
+    checked = [Layer(layer.set_by, _checked(layer, schemas, found), layer.marks) for layer in layers]
+    value: dict[str, Any] = {}
+    marks: Marks = {}
+    for layer in reversed(checked):
+        value, marks = overlay(layer, Layer("", value, marks))
+    return Config(value, tuple(checked), marks, tuple(found))
+
+
+def overlay(higher: Layer, lower: Layer) -> tuple[dict[str, Any], Marks]:
+    """Merge two layers as cloud-init does between layers: maps recursively, everything else is the higher's."""
+    marks = dict(lower.marks)
+    value = _overlay(higher.value, lower.value, (), higher.marks, marks)
+    return value, marks
+
+
+def _overlay(
+    higher: dict[str, Any], lower: dict[str, Any], pointer: Pointer, higher_marks: Marks, marks: Marks
+) -> dict[str, Any]:
+    result = dict(lower)
+    for key, item in higher.items():
+        place = (*pointer, key)
+        if isinstance(item, dict) and isinstance(lower.get(key), dict):
+            result[key] = _overlay(item, lower[key], place, higher_marks, marks)
+            if place in higher_marks:
+                marks[place] = higher_marks[place]
+            continue
+        result[key] = item
+        for known in [known for known in marks if known[: len(place)] == place]:
+            del marks[known]
+        marks.update({known: mark for known, mark in higher_marks.items() if known[: len(place)] == place})
+    return result
+
+
+def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem]) -> dict[str, Any]:
+    """Return the layer's value without what is wrong in it; each flaw becomes a problem."""
+    value = _copy(layer.value)
+    dropped_items: list[Pointer] = []
+    for key in list(value):
+        if key not in schemas:
+            problems.append(_unknown_key(key, layer, schemas))
+            if key not in NOT_YET:
+                del value[key]
+            continue
+        if "deprecated" in schemas[key]:
+            told = f"{key}: deprecated since {schemas[key]['deprecated']}"
+            problems.append(Problem(_mark(layer, (key,)), told, Level.DEPRECATED))
+        while True:
+            flaws = [flaw for flaw in check(value[key], schemas[key], (key,)) if not flaw.deprecated]
+            if not flaws:
+                break
+            flaw = flaws[0]
+            told = f"{_dotted(flaw.pointer)}: {flaw.text}{_suggestion(flaw.pointer[-1], flaw.known)}"
+            removed = _remove(value, flaw.pointer, schemas[key])
+            left = f": {_dotted(removed)} is left out" if removed != flaw.pointer else ": left out"
+            problems.append(Problem(_mark(layer, _original(flaw.pointer, dropped_items)), told + left))
+            if isinstance(removed[-1], int):
+                dropped_items.append(removed)
+            if key not in value:
+                break
+        if key in value:
+            for flaw in check(value[key], schemas[key], (key,)):
+                told = f"{_dotted(flaw.pointer)}: {flaw.text}"
+                problems.append(Problem(_mark(layer, flaw.pointer), told, Level.DEPRECATED))
+    _shift(layer.marks, dropped_items)
+    return value
+
+
+def _unknown_key(key: str, layer: Layer, schemas: Mapping[str, Schema]) -> Problem:
+    if key in NOT_YET:
+        return Problem(_mark(layer, (key,)), f"{key}: not supported yet: it does nothing", Level.WARNING)
+    told = f"{key}: unknown key{_suggestion(key, tuple(schemas) + tuple(NOT_YET))}: left out"
+    return Problem(_mark(layer, (key,)), told)
+
+
+def _suggestion(key: str | int, known: tuple[str, ...]) -> str:
+    if not known or not isinstance(key, str):
+        return ""
+    import difflib
+
+    close = difflib.get_close_matches(key, known, 1, 0.7)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _remove(value: Any, pointer: Pointer, schema: Schema) -> Pointer:
+    """Remove the smallest piece around a flaw that can be missed; return where it stood."""
+    for length in range(len(pointer), 1, -1):
+        place = pointer[:length]
+        holder = value
+        for step in place[:-1]:
+            holder = holder[step]
+        if isinstance(holder, dict) and place[-1] in _required(schema, value, place[:-1]):
+            continue
+        del holder[place[-1]]
+        return place
+    del value[pointer[0]]
+    return pointer[:1]
+
+
+def _required(schema: Schema, value: Any, pointer: Pointer) -> set[str]:
+    """Collect the keys that the schema requires at a place, in whichever alternative."""
+    found = [schema]
+    for step in pointer[1:]:
+        found = [part for each in found for part in _step(each, step)]
+    names: set[str] = set()
+    for part in found:
+        for each in (part, *part.get("anyOf", ()), *part.get("oneOf", ())):
+            names |= set(each.get("required", ()))
+    return names
+
+
+def _step(schema: Schema, step: str | int) -> list[Schema]:
+    result: list[Schema] = []
+    for each in (schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        if isinstance(step, int):
+            result += [each["items"]] if "items" in each else []
+        elif step in each.get("properties", {}):
+            result.append(each["properties"][step])
+        elif isinstance(each.get("additionalProperties"), dict):
+            result.append(each["additionalProperties"])
+    return result
+
+
+def _original(pointer: Pointer, dropped: list[Pointer]) -> Pointer:
+    """Return where a value stood before earlier items of its lists were left out."""
+    for place in reversed(dropped):
+        depth = len(place) - 1
+        if len(pointer) > depth and pointer[:depth] == place[:depth]:
+            step = pointer[depth]
+            if isinstance(step, int) and isinstance(place[depth], int) and step >= int(place[depth]):
+                pointer = (*pointer[:depth], step + 1, *pointer[depth + 1 :])
+    return pointer
+
+
+def _shift(marks: Marks, dropped: list[Pointer]) -> None:
+    """Move the marks of items that follow one that was left out."""
+    for place in dropped:
+        depth = len(place) - 1
+        moved: Marks = {}
+        for pointer in [known for known in marks if len(known) > depth and known[:depth] == place[:depth]]:
+            step = pointer[depth]
+            if isinstance(step, int) and step >= int(place[depth]):
+                mark = marks.pop(pointer)
+                if step > int(place[depth]):
+                    moved[(*pointer[:depth], step - 1, *pointer[depth + 1 :])] = mark
+        marks.update(moved)
+
+
+def _mark(layer: Layer, pointer: Pointer) -> Mark:
+    while pointer and pointer not in layer.marks:
+        pointer = pointer[:-1]
+    return layer.marks.get(pointer, Mark(layer.set_by))
+
+
+def _dotted(pointer: Pointer) -> str:
+    text = ""
+    for step in pointer:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value

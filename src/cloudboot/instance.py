@@ -1,0 +1,140 @@
+"""Which machine this is: its metadata as one frozen value, and the decision same, new or unknown."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from cloudboot.host import Host
+
+INSTANCES = "/var/lib/cloudboot/instances"
+LINK = "/var/lib/cloudboot/instance"
+IDENTITY = "/var/lib/cloudboot/identity.json"
+ASSET_TAG = "/sys/class/dmi/id/board_asset_tag"
+NITRO_ID = re.compile(r"i-[0-9a-f]{8,17}")
+
+
+class Instance(NamedTuple):
+    """A machine, as its metadata describe it.
+
+    platform: `aws`, `openstack`, `uec` …, `nocloud`, `none`. launch_index: `ami-launch-index`. devices: block-device
+    mapping, EC2 name -> device (`ephemeral0` -> `sdb`). metadata: everything crawled, nested; empty where this boot
+    has not asked yet.
+    """
+
+    id: str
+    datasource: str
+    platform: str = ""
+    hostname: str | None = None
+    public_keys: tuple[str, ...] = ()
+    launch_index: int | None = None
+    availability_zone: str | None = None
+    region: str | None = None
+    devices: tuple[tuple[str, str], ...] = ()
+    metadata: dict[str, Any] = {}  # noqa: RUF012
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a value that JSON can hold, without the metadata tree (that is /run/ec2/metadata.json)."""
+        return {**self._asdict(), "metadata": {}}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Instance:
+        """Return what `to_json` stored."""
+        return cls(
+            **{
+                **stored,
+                "public_keys": tuple(stored.get("public_keys", ())),
+                "devices": tuple((name, device) for name, device in stored.get("devices", ())),
+            }
+        )
+
+
+class Kind(StrEnum):
+    """Same machine as at the last boot, or another one."""
+
+    SAME = "same"
+    NEW = "new"
+    NEW_WITHOUT_DATA = "new-without-data"
+    UNKNOWN = "unknown"
+
+
+class Identity(NamedTuple):
+    """What was known at the last boot: our id for the instance, and what hardware and service said."""
+
+    id: str
+    hardware: str | None
+    service: str | None
+
+
+class Decision(NamedTuple):
+    """Which instance this is. `id` is None only if unknown and never known. `note`: they disagree, for the report."""
+
+    kind: Kind
+    id: str | None
+    note: str = ""
+
+
+def decide(previous: Identity | None, hardware: str | None, service: str | None) -> Decision:
+    """Decide from two facts: what the hardware says of itself and what the metadata service says; None is silence.
+
+    The table is in the documentation (docs/identity.md). Each fact is compared with what the same source said at
+    the last boot, so that a lasting disagreement is reported once and does not make the machine new at every boot.
+    """
+    if previous is None:
+        if service is None:
+            return Decision(Kind.NEW_WITHOUT_DATA, hardware) if hardware else Decision(Kind.UNKNOWN, None)
+        note = (
+            f"the hardware says {hardware}, the metadata service {service}" if hardware not in (None, service) else ""
+        )
+        return Decision(Kind.NEW, service, note)
+    known_hardware = previous.hardware or previous.id
+    known_service = previous.service or previous.id
+    if service is None:
+        if hardware is None:
+            return Decision(Kind.UNKNOWN, previous.id)
+        return (
+            Decision(Kind.SAME, previous.id)
+            if hardware == known_hardware
+            else Decision(Kind.NEW_WITHOUT_DATA, hardware)
+        )
+    if hardware is None:
+        return Decision(Kind.SAME, previous.id) if service == known_service else Decision(Kind.NEW, service)
+    if hardware == known_hardware:
+        if service == known_service:
+            return Decision(Kind.SAME, previous.id)
+        return Decision(Kind.NEW, service, f"the hardware is {hardware} as before, the metadata service says {service}")
+    if service == known_service:
+        return Decision(
+            Kind.NEW, hardware, f"the hardware is {hardware}, the metadata service says {service} as before"
+        )
+    note = f"the hardware says {hardware}, the metadata service {service}" if hardware != service else ""
+    return Decision(Kind.NEW, service, note)
+
+
+def hardware_id(host: Host) -> str | None:
+    """Return the instance id that Nitro puts into DMI (`board_asset_tag`); None elsewhere."""
+    tag = (host.text(ASSET_TAG) or "").strip()
+    return tag if NITRO_ID.fullmatch(tag) else None
+
+
+def load_identity(host: Host) -> Identity | None:
+    """Return what was known at the last boot."""
+    import json
+
+    stored = host.text(IDENTITY)
+    if not stored:
+        return None
+    try:
+        values = json.loads(stored)
+        return Identity(values["id"], values.get("hardware"), values.get("service"))
+    except (ValueError, KeyError):
+        host.log.error(f"{IDENTITY}: cannot be read: this boot is taken for the first")
+        return None
+
+
+def folder(instance_id: str) -> str:
+    """Return the guest path where everything about an instance is kept."""
+    safe = re.sub(r"[^A-Za-z0-9_.:-]", "_", instance_id).lstrip(".") or "_"
+    return f"{INSTANCES}/{safe[:128]}"

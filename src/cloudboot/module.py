@@ -1,0 +1,184 @@
+"""What a module is: a function with a stage, a frequency and a schema; and what it is given to work with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cloudboot.problem import Level, Mark, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloudboot.checker import Schema
+    from cloudboot.commands import Commands
+    from cloudboot.host import Host
+    from cloudboot.http import Fetcher
+    from cloudboot.instance import Instance
+    from cloudboot.problem import Marks, Pointer
+
+
+class Stage(StrEnum):
+    """The stages of a boot, in order."""
+
+    LOCAL = "local"
+    NETWORK = "network"
+    CONFIG = "config"
+    FINAL = "final"
+
+
+class Frequency(StrEnum):
+    """How often a module runs."""
+
+    ONCE = "once"  # in the life of this disk
+    INSTANCE = "per-instance"
+    BOOT = "per-boot"
+    ALWAYS = "always"  # each time its stage runs
+
+
+SPELLINGS = {
+    "once": Frequency.ONCE,
+    "per-once": Frequency.ONCE,
+    "instance": Frequency.INSTANCE,
+    "once-per-instance": Frequency.INSTANCE,
+    "per-instance": Frequency.INSTANCE,
+    "boot": Frequency.BOOT,
+    "once-per-boot": Frequency.BOOT,
+    "per-boot": Frequency.BOOT,
+    "always": Frequency.ALWAYS,
+    "per-always": Frequency.ALWAYS,
+}
+
+
+def parse_frequency(word: object) -> Frequency | None:
+    """Read a frequency in our spelling or cloud-init's; None if it is neither."""
+    return SPELLINGS.get(word.strip().lower().replace("_", "-")) if isinstance(word, str) else None
+
+
+def canonical_name(name: str) -> str:
+    """Return the one name of a module: `mounts`, `cc_mounts`, `config-mounts`, `config_mounts` are the same."""
+    plain = name.strip().replace("-", "_").removesuffix(".py")
+    return plain.removeprefix("cc_").removeprefix("config_")
+
+
+class Module(NamedTuple):
+    """A module, as declared in its file."""
+
+    name: str
+    function: Callable[[Context], None]
+    stage: Stage
+    frequency: Frequency
+    schema: dict[str, Schema]  # top-level key -> what it may be
+    keys: tuple[str, ...]  # runs only if the configuration has one of these; empty: runs whatever it says
+    converges: bool  # running it again after an interruption is right; else the owner decides (on_interrupt)
+    metadata: bool  # reads the metadata service's answers: waits for the crawl
+    network: bool  # needs the network
+    essential: bool  # the login hangs on it: neither a list nor another module's failure keeps it from running
+    distros: tuple[str, ...]  # empty: all
+
+    @property
+    def doc(self) -> str:
+        """The module's docstring."""
+        return self.function.__doc__ or ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The configuration keys that the module declares."""
+        return tuple(self.schema)
+
+
+def module(
+    *,
+    stage: Stage,
+    frequency: Frequency,
+    schema: dict[str, Schema] | None = None,
+    keys: tuple[str, ...] | None = None,
+    converges: bool = True,
+    metadata: bool = False,
+    network: bool = False,
+    essential: bool = False,
+    distros: tuple[str, ...] = (),
+) -> Callable[[Callable[[Context], None]], Module]:
+    """Declare a module. `keys` defaults to those of `schema`; give `()` for one that always runs."""
+
+    def declare(function: Callable[[Context], None]) -> Module:
+        return Module(
+            function.__name__,
+            function,
+            stage,
+            frequency,
+            schema or {},
+            tuple(schema or ()) if keys is None else keys,
+            converges,
+            metadata,
+            network,
+            essential,
+            distros,
+        )
+
+    return declare
+
+
+class Context:
+    """What a module works with.
+
+    host: the door to the machine. config: the merged configuration, checked against the schemas. instance: which
+    machine this is, with its metadata. image: the image's own configuration alone (`default_user` …). commands: runs the
+    owner's commands and records each result. fetcher: HTTP for the owner's URLs. first: whether this module runs for
+    the first time on this instance (host keys are replaced and accounts created only then). args: words from the
+    command line (`--from N`). values: results that are drawn, by name, for tests to fix (`random`).
+    """
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        config: dict[str, Any],
+        instance: Instance,
+        image: dict[str, Any],
+        commands: Commands,
+        fetcher: Fetcher,
+        marks: Marks,
+        first: bool,
+        name: str,
+        resume_from: int | None = None,
+        datasource: str = "",
+    ) -> None:
+        self.host = host
+        self.config = config
+        self.instance = instance
+        self.image = image
+        self.commands = commands
+        self.fetcher = fetcher
+        self.marks = marks
+        self.first = first
+        self.name = name
+        self.resume_from = resume_from
+        self.datasource = datasource
+        self.problems: list[Problem] = []
+        self.failures: list[str] = []
+
+    def report(self, text: str, pointer: Pointer = (), level: Level = Level.ERROR) -> None:
+        """Report something that is wrong with the configuration and go on with the rest.
+
+        `pointer` says where (`("users", 0, "shell")`); line and column are found from it.
+        """
+        problem = Problem(self.mark(pointer), text, level)
+        self.problems.append(problem)
+        if level is Level.ERROR:
+            self.host.log.warning(str(problem))
+        else:
+            self.host.log.info(str(problem))
+
+    def fail(self, text: str) -> None:
+        """Note that a part of the work failed; the module goes on and is recorded as failed."""
+        self.failures.append(text)
+        self.host.log.error(f"{self.name}: {text}")
+
+    def mark(self, pointer: Pointer) -> Mark:
+        """Return where in the owner's text a value stands; the nearest known place above it."""
+        while pointer:
+            if pointer in self.marks:
+                return self.marks[pointer]
+            pointer = pointer[:-1]
+        return Mark("config")

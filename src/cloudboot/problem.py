@@ -1,0 +1,43 @@
+"""What is wrong in somebody's configuration: where, what, and what to do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Level(StrEnum):
+    """How bad: an error loses something, a warning does not, a deprecation still works."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    DEPRECATED = "deprecated"
+
+
+class Mark(NamedTuple):
+    """A place in a text: source (`user-data`, a file's path, `part-002`), line and column from 1; 0 is unknown."""
+
+    source: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        if not self.line:
+            return self.source
+        return f"{self.source}:{self.line}:{self.column}" if self.column else f"{self.source}:{self.line}"
+
+
+class Problem(NamedTuple):
+    """One line for a person: `user-data:3:5: runcmd: must be a list, not a text: 'foo'`."""
+
+    mark: Mark
+    text: str
+    level: Level = Level.ERROR
+
+    def __str__(self) -> str:
+        kind = "" if self.level is Level.ERROR else f"{self.level}: "
+        return f"{self.mark}: {kind}{self.text}"
+
+
+Pointer = tuple[str | int, ...]  # where in a configuration: ("users", 0, "name")
+Marks = dict[Pointer, Mark]

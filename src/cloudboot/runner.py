@@ -1,0 +1,385 @@
+"""Run the modules of a stage: decide, do, note, next.
+
+`why` is pure: it decides from values alone, and its sentence is what `cloudboot why` says. The only broad `except` of
+the program stands here: whatever a module raises becomes its result, and the next one runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cloudboot.commands import INTERRUPTED, Commands, load_outcomes
+from cloudboot.errors import CloudbootError, ConfigError, NeedsNetwork
+from cloudboot.instance import Kind
+from cloudboot.ledger import Marker, State
+from cloudboot.module import Context, Frequency, Module, Stage, canonical_name, parse_frequency
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cloudboot.config import Config, Layer
+    from cloudboot.host import Host
+    from cloudboot.http import Fetcher
+    from cloudboot.instance import Instance
+    from cloudboot.ledger import Ledger
+    from cloudboot.status import Status
+
+LISTS = {
+    Stage.NETWORK: "cloud_init_modules",
+    Stage.CONFIG: "cloud_config_modules",
+    Stage.FINAL: "cloud_final_modules",
+}
+# cloud-init lists runcmd in the config stage (where it only writes the script) and runs it in the final one.
+LISTED_ELSEWHERE = {"runcmd": "cloud_config_modules"}
+NAMES = {
+    Frequency.ONCE: "on this disk",
+    Frequency.INSTANCE: "for this instance",
+    Frequency.BOOT: "in this boot",
+    Frequency.ALWAYS: "at all",
+}
+
+
+class Timing(NamedTuple):
+    """A frequency and who set it."""
+
+    frequency: Frequency
+    set_by: str
+
+
+class Decision(NamedTuple):
+    """Run or not, and the reason as the end of a sentence. `resume`: an interrupted run is taken up."""
+
+    run: bool
+    reason: str
+    resume: bool = False
+
+
+def timing(module: Module, layers: Sequence[Layer], command_line: Frequency | None = None) -> Timing:
+    """Return a module's frequency: our command line, then each layer (its `frequency:` before its lists), the default."""
+    if command_line is not None:
+        return Timing(command_line, "the command line")
+    for layer in layers:
+        for name, word in (layer.value.get("frequency") or {}).items():
+            frequency = parse_frequency(word)
+            if canonical_name(name) == module.name and frequency is not None:
+                return Timing(frequency, f"{layer.set_by} (frequency)")
+        for key in LISTS.values():
+            for name, word in map(_list_entry, layer.value.get(key) or ()):
+                frequency = parse_frequency(word)
+                if name == module.name and frequency is not None:
+                    return Timing(frequency, f"{layer.set_by} ({key})")
+    return Timing(module.frequency, "the module's default")
+
+
+def select(stage: Stage, modules: Sequence[Module], config: dict[str, Any]) -> tuple[list[Module], dict[str, str]]:
+    """Return the modules of a stage in run order, and those that a module list leaves out, with the reason.
+
+    A list of the owner's selects and orders, as in cloud-init; what the login hangs on always runs.
+    """
+    own = [module for module in modules if module.stage is stage]
+    given = {
+        key: [_list_entry(entry)[0] for entry in config[key]] for key in LISTS.values() if config.get(key) is not None
+    }
+    left_out: dict[str, str] = {}
+    kept: list[Module] = []
+    everywhere = [name for names in given.values() for name in names]
+    for each in own:
+        home = LISTED_ELSEWHERE.get(each.name, LISTS.get(stage, ""))
+        if home in given and each.name not in everywhere and not each.essential:
+            left_out[each.name] = f"is not in {home}"
+        else:
+            kept.append(each)
+    if given:
+        default = {module.name: number for number, module in enumerate(own)}
+        kept.sort(key=lambda each: _rank(each.name, everywhere, default))
+    return kept, left_out
+
+
+def _rank(name: str, listed: list[str], default: dict[str, int]) -> tuple[float, int]:
+    if name in listed:
+        return (listed.index(name), 0)
+    # An essential module that the list forgot keeps its place among those before it.
+    before = [listed.index(other) for other in default if other in listed and default[other] < default[name]]
+    return (max(before, default=-1) + 0.5, default[name])
+
+
+def why(
+    module: Module,
+    when: Timing,
+    *,
+    keys: frozenset[str],
+    marker: Marker | None,
+    boot: str,
+    kind: Kind,
+    distro: str = "",
+    digest: str = "",
+    rerun_on_change: bool = False,
+) -> Decision:
+    """Decide whether a module runs, from values alone.
+
+    keys: the configuration's top-level keys. marker: its semaphore under this frequency. boot: this boot's id.
+    """
+    if module.keys and not keys & set(module.keys):
+        return Decision(False, f"the configuration has no {' or '.join(module.keys)}")
+    if module.distros and distro and distro not in module.distros:
+        return Decision(False, f"it is not for {distro}, only for {', '.join(module.distros)}")
+    if kind in (Kind.UNKNOWN, Kind.NEW_WITHOUT_DATA) and when.frequency in (Frequency.INSTANCE, Frequency.ONCE):
+        return Decision(False, "the metadata service is silent: it is not known whether this is a new instance")
+    if when.frequency is Frequency.ALWAYS:
+        return Decision(True, f"its frequency is always, set by {when.set_by}")
+    if marker is None:
+        return Decision(True, f"it has not run {NAMES[when.frequency]} yet ({when.frequency}, set by {when.set_by})")
+    if marker.state is State.STARTED:
+        return Decision(True, "its last run was interrupted", resume=not module.converges)
+    if rerun_on_change and digest and marker.digest and marker.digest != digest:
+        return Decision(True, "its configuration has changed since it ran (rerun_on_change)")
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(marker.time))
+    return Decision(
+        False,
+        f"it {'ran' if marker.state is State.DONE else 'failed'} {NAMES[when.frequency]} at {stamp} "
+        f"({when.frequency}, set by {when.set_by})",
+    )
+
+
+class Runner:
+    """Runs modules on a machine (or tree) for one instance with one configuration."""
+
+    def __init__(
+        self,
+        host: Host,
+        ledger: Ledger,
+        config: Config,
+        instance: Instance,
+        modules: Sequence[Module],
+        status: Status,
+        fetcher: Fetcher,
+        *,
+        kind: Kind,
+        image: dict[str, Any],
+        distro: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.host = host
+        self.ledger = ledger
+        self.config = config
+        self.instance = instance
+        self.modules = modules
+        self.status = status
+        self.fetcher = fetcher
+        self.kind = kind
+        self.image = image
+        self.distro = distro
+        self.clock = clock
+
+    def decision(self, module: Module, command_line: Frequency | None = None) -> tuple[Timing, Decision]:
+        """Return a module's frequency and whether it is due."""
+        when = timing(module, self.config.layers, command_line)
+        watched = {canonical_name(name) for name in self.config.value.get("rerun_on_change") or ()}
+        return when, why(
+            module,
+            when,
+            keys=frozenset(self.config.value),
+            marker=self.ledger.find(module.name, when.frequency),
+            boot=self.ledger.boot,
+            kind=self.kind,
+            distro=self.distro,
+            digest=self.digest(module) if module.name in watched else "",
+            rerun_on_change=module.name in watched,
+        )
+
+    def due(self, stage: Stage) -> list[Module]:
+        """Return the modules of a stage that are to run and have not in this run of it."""
+        chosen, _ = select(stage, self.modules, self.config.value)
+        ran = self.status.values["modules"]
+        return [
+            each
+            for each in chosen
+            if self.decision(each)[1].run and ran.get(each.name, {}).get("stage_run") != self._stage_run(stage)
+        ]
+
+    def run_stage(self, stage: Stage, *, until: Callable[[Module], bool] | None = None) -> bool:
+        """Run what is due in a stage, in order; `until` stops before the first module for which it is true.
+
+        Returns False if a failure is to count for the boot (`on_error: fail`).
+        """
+        chosen, left_out = select(stage, self.modules, self.config.value)
+        for name, reason in left_out.items():
+            self.status.module(name, state="skipped", reason=reason, stage=stage)
+        policies = {canonical_name(name): word for name, word in (self.config.value.get("on_error") or {}).items()}
+        stopped_by, well = "", True
+        for module in chosen:
+            when, decision = self.decision(module)
+            if self.status.values["modules"].get(module.name, {}).get("stage_run") == self._stage_run(stage):
+                continue
+            if not decision.run:
+                self._skipped(module, when, decision.reason)
+                continue
+            if until is not None and until(module):
+                break
+            if stopped_by and not module.essential:
+                self._skipped(module, when, f"{stopped_by} failed before it (on_error: stop)")
+                continue
+            if not self.run(module, when, decision):
+                policy = policies.get(module.name, "continue")
+                if policy in ("stop", "fail"):
+                    stopped_by = stopped_by or module.name
+                well = well and policy != "fail"
+        return well
+
+    def run(self, module: Module, when: Timing, decision: Decision, *, resume_from: int | None = None) -> bool:
+        """Run one module and record what became of it; return whether it succeeded.
+
+        Raises NeedsNetwork where the stage has no network: nothing is noted then, a later stage runs it.
+        """
+        host, name = self.host, module.name
+        policies = {canonical_name(key): word for key, word in (self.config.value.get("on_interrupt") or {}).items()}
+        commands = Commands(
+            host,
+            self.ledger.folder,
+            name,
+            previous=load_outcomes(host, self.ledger.folder, name) if decision.resume else None,
+            policy=policies.get(name, "stop"),
+        )
+        last = self.ledger.last(name)
+        context = Context(
+            host=host,
+            config=self.config.value,
+            instance=self.instance,
+            image=self.image,
+            commands=commands,
+            fetcher=self.fetcher,
+            marks=self.config.marks,
+            first=last is None or last.state is State.STARTED,
+            name=name,
+            resume_from=resume_from,
+            datasource=self.instance.datasource,
+        )
+        digest = self.digest(module)
+        outer, host.log.context = host.log.context, f"{host.log.context}/{name}".strip("/")
+        host.log.info(f"runs: {decision.reason}")
+        self.status.doing(name)
+        self.ledger.note(name, when.frequency, State.STARTED, digest=digest, set_by=when.set_by, stage=module.stage)
+        changes, recorded, began = len(host.changes), len(host.recorded), self.clock()
+        error = ""
+        try:
+            module.function(context)
+        except NeedsNetwork:
+            host.log.context = outer
+            raise
+        except (CloudbootError, OSError) as raised:
+            error = str(raised)
+        except Exception as raised:  # noqa: BLE001 - a module's bug may not keep the others from running
+            error = _bug(raised)
+            host.log.info(_trace(raised))
+        if error:
+            context.fail(error) if not isinstance(error, ConfigError) else None
+        failures = [*context.failures, *map(_command_failure, commands.failed)]
+        state = State.FAILED if failures else State.DONE
+        self.ledger.note(name, when.frequency, state, digest=digest, set_by=when.set_by, stage=module.stage)
+        self._record(module, when, decision, state, context, commands, changes, recorded, began)
+        host.log.context = outer
+        return state is State.DONE
+
+    def digest(self, module: Module) -> str:
+        """Return a digest of the part of the configuration that a module reads."""
+        import json
+        import zlib
+
+        part = {key: self.config.value[key] for key in module.reads if key in self.config.value}
+        return f"{zlib.crc32(json.dumps(part, sort_keys=True, default=str).encode()):08x}"
+
+    # -- how
+
+    def _stage_run(self, stage: Stage) -> str:
+        return str(self.status.values["stages"].get(stage, {}).get("started", ""))
+
+    def _skipped(self, module: Module, when: Timing, reason: str) -> None:
+        self.host.log.info(f"{module.name}: not run: {reason}")
+        known = self.status.values["modules"].get(module.name, {})
+        if known.get("state") in ("done", "failed"):
+            return  # it ran earlier in this boot: that is the news
+        self.status.values["modules"][module.name] = {
+            "state": "skipped",
+            "reason": reason,
+            "stage": module.stage,
+            "frequency": when.frequency,
+            "set_by": when.set_by,
+        }
+
+    def _record(
+        self,
+        module: Module,
+        when: Timing,
+        decision: Decision,
+        state: State,
+        context: Context,
+        commands: Commands,
+        changes: int,
+        recorded: int,
+        began: float,
+    ) -> None:
+        status, name = self.status, module.name
+        for failure in context.failures:
+            status.error(f"{name}: {failure}" if not failure.startswith(f"{name}:") else failure)
+        for outcome in commands.failed:
+            status.error(_command_failure(outcome))
+            if outcome.state == INTERRUPTED:
+                self._say_interrupted(name, outcome.item)
+        for problem in context.problems:
+            status.problem(problem)
+        status.module(
+            name,
+            state=str(state),
+            reason=decision.reason,
+            stage=module.stage,
+            stage_run=self._stage_run(module.stage),
+            frequency=when.frequency,
+            set_by=when.set_by,
+            seconds=round(self.clock() - began, 3),
+            changes=len(self.host.changes) - changes,
+            recorded=len(self.host.recorded) - recorded,
+            commands=[
+                {"label": each.label, "item": each.item, "state": each.state, "status": each.status}
+                for each in commands.outcomes
+            ],
+        )
+
+    def _say_interrupted(self, name: str, item: int | None) -> None:
+        again = f"cloudboot single --module {name}" + (f" --from {item}" if item else "")
+        where = f" item {item}" if item else ""
+        self.host.log.say(f"{name}{where} was interrupted and is not run again: `{again}` does")
+
+
+def _command_failure(outcome: Any) -> str:
+    where = outcome.label if outcome.item is None else f"{outcome.label} item {outcome.item}"
+    how = f"exit status {outcome.status}" if outcome.state == "failed" else outcome.state
+    return f"{where}: {how}"
+
+
+def _bug(raised: Exception) -> str:
+    import traceback
+
+    frame = traceback.extract_tb(raised.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return f"{type(raised).__name__} at {place}: a bug in cloudboot: please report it with /var/log/cloudboot.log"
+
+
+def _trace(raised: Exception) -> str:
+    import traceback
+
+    # Places and types only: values may be secrets.
+    return " < ".join(
+        f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in traceback.extract_tb(raised.__traceback__)
+    )
+
+
+def _list_entry(entry: Any) -> tuple[str, object]:
+    if isinstance(entry, str):
+        return canonical_name(entry), None
+    if isinstance(entry, list) and entry:
+        return canonical_name(str(entry[0])), entry[1] if len(entry) > 1 else None
+    if isinstance(entry, dict):
+        return canonical_name(str(entry.get("name", ""))), entry.get("frequency")
+    return "", None

@@ -1,0 +1,1 @@
+"""User data: bytes to parts, parts to one configuration and a set of scripts."""

@@ -1,0 +1,1 @@
+"""Boot tests: containers and machines, on the bed in boot.bed."""
