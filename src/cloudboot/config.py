@@ -204,7 +204,7 @@ def _remove(value: Any, pointer: Pointer, schema: Schema) -> Pointer:
         holder = value
         for step in place[:-1]:
             holder = holder[step]
-        if isinstance(holder, dict) and place[-1] in _required(schema, value, place[:-1]):
+        if isinstance(holder, dict) and place[-1] in _required(schema, place[:-1]):
             continue
         del holder[place[-1]]
         return place
@@ -212,7 +212,7 @@ def _remove(value: Any, pointer: Pointer, schema: Schema) -> Pointer:
     return pointer[:1]
 
 
-def _required(schema: Schema, value: Any, pointer: Pointer) -> set[str]:
+def _required(schema: Schema, pointer: Pointer) -> set[str]:
     """Collect the keys that the schema requires at a place, in whichever alternative."""
     found = [schema]
     for step in pointer[1:]:

@@ -222,7 +222,7 @@ class Host:
         fds: Mapping[int, int] | None = None,
         waiting: Callable[[float], None] | None = None,
     ) -> Result:
-        """Start a program in the tree and wait for it. For actions and the runner's user commands; modules call `run` or `ask`."""
+        """Start a program in the tree and wait for it. For actions and the owner's commands; modules `run` or `ask`."""
         full = list(argv)
         if not self.live:
             if not self.root.privileged:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.commands import INTERRUPTED, Commands, load_outcomes
-from cloudboot.errors import CloudbootError, ConfigError, NeedsNetwork
+from cloudboot.errors import CloudbootError, NeedsNetwork
 from cloudboot.instance import Kind
 from cloudboot.ledger import Marker, State
 from cloudboot.module import Context, Frequency, Module, Stage, canonical_name, parse_frequency
@@ -57,7 +57,7 @@ class Decision(NamedTuple):
 
 
 def timing(module: Module, layers: Sequence[Layer], command_line: Frequency | None = None) -> Timing:
-    """Return a module's frequency: our command line, then each layer (its `frequency:` before its lists), the default."""
+    """Return a module's frequency: our command line, each layer (`frequency:` before lists), the module's default."""
     if command_line is not None:
         return Timing(command_line, "the command line")
     for layer in layers:
@@ -111,7 +111,6 @@ def why(
     *,
     keys: frozenset[str],
     marker: Marker | None,
-    boot: str,
     kind: Kind,
     distro: str = "",
     digest: str = "",
@@ -119,7 +118,7 @@ def why(
 ) -> Decision:
     """Decide whether a module runs, from values alone.
 
-    keys: the configuration's top-level keys. marker: its semaphore under this frequency. boot: this boot's id.
+    keys: the configuration's top-level keys. marker: its semaphore under this frequency.
     """
     if module.keys and not keys & set(module.keys):
         return Decision(False, f"the configuration has no {' or '.join(module.keys)}")
@@ -182,7 +181,6 @@ class Runner:
             when,
             keys=frozenset(self.config.value),
             marker=self.ledger.find(module.name, when.frequency),
-            boot=self.ledger.boot,
             kind=self.kind,
             distro=self.distro,
             digest=self.digest(module) if module.name in watched else "",
@@ -274,7 +272,7 @@ class Runner:
             error = _bug(raised)
             host.log.info(_trace(raised))
         if error:
-            context.fail(error) if not isinstance(error, ConfigError) else None
+            context.fail(error)
         failures = [*context.failures, *map(_command_failure, commands.failed)]
         state = State.FAILED if failures else State.DONE
         self.ledger.note(name, when.frequency, state, digest=digest, set_by=when.set_by, stage=module.stage)
@@ -292,8 +290,8 @@ class Runner:
 
     # -- how
 
-    def _stage_run(self, stage: Stage) -> str:
-        return str(self.status.values["stages"].get(stage, {}).get("started", ""))
+    def _stage_run(self, stage: Stage) -> int:
+        return int(self.status.values["stages"].get(stage, {}).get("run", 0))
 
     def _skipped(self, module: Module, when: Timing, reason: str) -> None:
         self.host.log.info(f"{module.name}: not run: {reason}")

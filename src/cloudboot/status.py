@@ -18,6 +18,7 @@ RUN = "/run/cloudboot"
 STATUS = f"{RUN}/status.json"
 RESULT = f"{RUN}/result.json"
 ENVIRONMENT = f"{RUN}/instance.env"
+ENDED = ("done", "failed", "skipped")
 
 
 class Status:
@@ -49,8 +50,13 @@ class Status:
             self.store()
 
     def stage(self, name: str, state: str) -> None:
-        """Note that a stage has started, ended (`done`), failed, or been proved empty (`skipped`)."""
-        entry = self.values["stages"].setdefault(name, {})
+        """Note that a stage has started, ended (`done`), failed, or been proved empty (`skipped`).
+
+        One that starts again after its end (by hand) is another run: what is `always` runs again in it.
+        """
+        entry = self.values["stages"].setdefault(name, {"state": "", "run": 0})
+        if state == "started" and entry["state"] in ENDED:
+            entry["run"] += 1
         entry["state"] = state
         entry["started" if state == "started" else "ended"] = round(self.host.now(), 3)
         self.store()

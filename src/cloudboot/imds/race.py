@@ -77,7 +77,9 @@ def race(
             lane.connection.close()
             lane.connection = None
 
-    def fail(lane: _Lane, error: str, *, retry_after: str | None = None, unreachable: bool = False) -> None:
+    def fail(
+        lane: _Lane, error: str, *, answered: bool = False, retry_after: str | None = None, unreachable: bool = False
+    ) -> None:
         drop(lane)
         lane.error = error
         lane.fails += 1
@@ -87,6 +89,8 @@ def race(
             wait = min(patience.shortest_rest * 2.0 ** min(lane.fails - 1, 8), patience.longest_rest)
         else:
             wait = watch.pause(lane.fails, retry_after)
+            if not answered:  # it may come up at any moment, and asking costs it nothing
+                wait = min(wait, watch.patience.connect)
         lane.again = watch.clock() + wait
 
     def start(lane: _Lane, now: float) -> None:
@@ -99,7 +103,14 @@ def race(
         by_fd[lane.connection.fileno()] = lane
         lane.connection.expires = now + watch.patience.connect
         poll.register(lane.connection.fileno(), select.POLLIN | select.POLLOUT)
-        lane.connection.request(token_request(lane.endpoint))
+        try:
+            lane.connection.request(token_request(lane.endpoint))
+        except OSError as error:
+            fail(lane, reason(error))
+            return
+        if not lane.connection.connecting:
+            watch.requests += 1
+            lane.connection.expires = now + watch.patience.read
 
     def advance(lane: _Lane, now: float) -> Won | None:
         connection = lane.connection
@@ -131,7 +142,7 @@ def race(
             return None
         elif aws or not _has_no_tokens(response, lane.answers):
             wait = response.headers.get("retry-after") if response.status in (429, 503) else None
-            fail(lane, f"no token: {describe(response)}", retry_after=wait)
+            fail(lane, f"no token: {describe(response)}", answered=True, retry_after=wait)
             return None
         if not response.keep:
             drop(lane)

@@ -267,5 +267,8 @@ def check(endpoint: Endpoint) -> None:
 def _open(endpoint: Endpoint) -> tuple[socket.socket, tuple[str, int] | tuple[str, int, int, int]]:
     if ":" not in endpoint.host:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM), (endpoint.host, endpoint.port)
-    scope = socket.if_nametoindex(endpoint.interface) if endpoint.interface else 0
+    try:
+        scope = socket.if_nametoindex(endpoint.interface) if endpoint.interface else 0
+    except OSError:  # without an errno
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
     return socket.socket(socket.AF_INET6, socket.SOCK_STREAM), (endpoint.host, endpoint.port, 0, scope)

@@ -35,7 +35,7 @@ class Document(NamedTuple):
     problems: list[Problem]
 
 
-class _TooLarge(Exception):  # noqa: N818
+class _TooLarge(Exception):
     def __init__(self, mark: Any) -> None:
         super().__init__()
         self.mark = mark

@@ -13,7 +13,7 @@ from boot.bed.netns import IMDS_LINK_LOCAL, IMDS_V4, IMDS_V6, UNTOUCHED, Link, N
 from boot.bed.repo import Repository
 from boot.bed.scratch import Scratch, leftovers, missing_tools, sweep
 from boot.bed.ssh import KeyPair, ssh
-from boot.bed.trees import Overlay, Tree, Trees, use_networkd
+from boot.bed.trees import Overlay, Tree, Trees, prepare_machine
 
 __all__ = [
     "AMAZON",
@@ -41,10 +41,10 @@ __all__ = [
     "gpt_image",
     "leftovers",
     "missing_tools",
+    "prepare_machine",
     "qcow2_over",
     "root_image",
     "run",
     "ssh",
     "sweep",
-    "use_networkd",
 ]

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from boot.bed.trees import Tree
 
 SSH_PORT = 2222
-CMDLINE = "root=LABEL=rootfs console=ttyS0 panic=-1"
+CMDLINE = "root=LABEL=rootfs ro console=ttyS0 panic=-1 nokaslr mitigations=off"
+
+# QEMU 7.2 (Debian 12) corrupts the flags register when an emulated cmpxchg16b is interrupted; Linux >= 6.5 uses that
+# instruction in its memory allocator and oopses. Without svm and la57 the guest loads no kvm and walks fewer tables.
+CPU = "max,-cx16,-svm,-la57"
 
 
 class Dmi(NamedTuple):
@@ -187,11 +191,11 @@ class Machine:
         return answer["return"]
 
     def _argv(self) -> list[str]:
-        argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]
+        argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"]
         argv += ["-m", str(self._memory), "-display", "none", "-no-reboot", "-monitor", "none"]
         argv += ["-serial", f"file:{self.console_file}", "-qmp", f"unix:{self._directory}/qmp,server=on,wait=off"]
         argv += ["-kernel", self._tree.kernel, "-initrd", self._tree.initrd, "-append", self.cmdline]
-        argv += ["-netdev", f"user,id=n0,ipv6=on,hostfwd=tcp:127.0.0.1:{SSH_PORT}-:22"]
+        argv += ["-netdev", f"user,id=n0,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:{SSH_PORT}-:22"]
         argv += ["-device", "virtio-net-pci,netdev=n0,addr=3"]
         argv += self._firmware()
         for number, disk in enumerate([self.root, *self.disks], start=-1):

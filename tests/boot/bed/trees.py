@@ -241,8 +241,14 @@ def _clean(root: str) -> None:
             file.write(text)
 
 
-def use_networkd(root: str, interfaces: str = "en* eth*") -> None:
-    """Let systemd-networkd in the tree `root` configure `interfaces` by DHCP and RA, as a published image does."""
+def prepare_machine(root: str, interfaces: str = "en* eth*") -> None:
+    """Give the tree `root` what a published image has and a container does without: fstab and a network.
+
+    The fstab mounts the root file system read-write by its label; systemd-networkd configures `interfaces` by DHCP
+    and router advertisements.
+    """
+    with open(f"{root}/etc/fstab", "w", encoding="utf-8") as file:
+        file.write("LABEL=rootfs / ext4 rw,discard,errors=remount-ro 0 1\n")
     with open(f"{root}/etc/systemd/network/80-dhcp.network", "w", encoding="utf-8") as file:
         file.write(f"[Match]\nName={interfaces}\n\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\n")
     run(["systemctl", f"--root={root}", "enable", "systemd-networkd.service"])

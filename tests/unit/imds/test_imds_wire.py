@@ -134,5 +134,5 @@ def test_a_name_is_not_an_endpoint() -> None:
 
 
 def test_a_scope_that_is_not_there_yet_is_an_os_error() -> None:
-    with pytest.raises(OSError, match="interface"):
+    with pytest.raises(OSError, match="No such device"):
         Connection(Endpoint("fe80::a9fe:a9fe", interface="nosuchnic0"))

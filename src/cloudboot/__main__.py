@@ -1,0 +1,7 @@
+"""`python -m cloudboot`."""
+
+import sys
+
+from cloudboot.cli import main
+
+sys.exit(main())

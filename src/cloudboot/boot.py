@@ -1,0 +1,382 @@
+"""The stages of a boot: identity, crawl, lock-down, configuration, modules; each stage is a process of its own.
+
+A stage that has died is made up for by the next one, which finds it unfinished in status.json. What is proved to have
+nothing to do gets a file in /run/cloudboot/skip, and systemd does not start it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cloudboot import datasource, distro, instance, modules, store
+from cloudboot.actions import MakeDir, Remove, SwapTree, WriteFile
+from cloudboot.config import CORE_SCHEMA, Config
+from cloudboot.errors import CloudbootError, MetadataDisabled, MetadataError, NeedsNetwork
+from cloudboot.http import Fetcher
+from cloudboot.instance import Identity, Instance, Kind
+from cloudboot.ledger import Ledger
+from cloudboot.module import Module, Stage
+from cloudboot.runner import Runner
+from cloudboot.status import ENVIRONMENT, RESULT, RUN, Status, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloudboot.checker import Schema
+    from cloudboot.host import Host
+
+CACHE = "/run/ec2"
+SKIP = f"{RUN}/skip"
+PENDING = f"{RUN}/pending"
+GRACE = 1.0  # seconds that the login waits for the service where only the service can tell a new machine from this one
+
+
+class Known(NamedTuple):
+    """What the local stage found out and the later ones need."""
+
+    kind: Kind
+    id: str | None
+    source: str | None
+    platform: str
+
+
+class Boot:
+    """One boot of a machine, or of an image tree; `run` does some of its stages."""
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        deadline: float | None = None,
+    ) -> None:
+        self.host = host
+        self.clock = clock
+        self.deadline = deadline
+        self.status = Status(host)
+        self.boot_id = Ledger(host, "").boot
+        host.log.on_doing = self.status.doing
+        self.modules = modules.load_all()
+        self.image, self.image_problems = store.image(host)
+        self.well = True
+        self.emptied: set[Stage] = set()  # proved to have nothing to do, by a stage before
+
+    def run(self, stages: list[Stage]) -> bool:
+        """Run stages in order. Returns False if one could not do its work."""
+        work = {
+            Stage.LOCAL: self.local,
+            Stage.NETWORK: self.network,
+            Stage.CONFIG: self.config,
+            Stage.FINAL: self.final,
+        }
+        for stage in stages:
+            if stage is not Stage.LOCAL and not self._finished(Stage.LOCAL):
+                self._stage(Stage.LOCAL, self.local)
+            if stage in (Stage.CONFIG, Stage.FINAL) and not self._finished(Stage.NETWORK):
+                self._stage(Stage.NETWORK, self.network)
+            if stage not in self.emptied:
+                self._stage(stage, work[stage])
+        return self.well
+
+    # -- the stages
+
+    def local(self) -> None:
+        """Find out which machine this is without a packet; do what needs no network."""
+        host = self.host
+        fresh = self.status.values["boot"] != self.boot_id
+        if fresh:
+            self.status.reset(self.boot_id)
+            host.keep(Remove(RESULT))
+        host.keep(Remove(SKIP))
+        self.status.stage(Stage.LOCAL, "started")
+        for problem in self.image_problems:
+            self.status.problem(problem)
+        found = datasource.find(host, self.image.value)
+        previous = instance.load_identity(host)
+        if found is None:
+            self._know(Known(Kind.UNKNOWN, None, None, ""))
+            self.status.values["note"] = "not on EC2, and no other datasource: nothing to do"
+            host.log.say(str(self.status.values["note"]))
+            return
+        if found.source.offline:
+            self._fetch(found, self._settings(found))
+            self._run_offline()
+            return
+        hardware = instance.hardware_id(host)
+        decided = instance.decide(previous, hardware, None)
+        self._know(Known(decided.kind, decided.id, found.source.name, found.platform))
+        if decided.kind is Kind.SAME:
+            self._run_offline()
+
+    def network(self) -> None:
+        """Crawl if that decides anything here; then what must precede logins and mounts."""
+        self.status.stage(Stage.NETWORK, "started")
+        known = self._known()
+        if known.source is None:
+            return
+        if known.kind is Kind.SAME:
+            if any(module.metadata for module in self._due(Stage.NETWORK)) and not self._crawled():
+                self._crawl()
+        elif known.kind is not Kind.NEW and not self._crawled():
+            returning = known.kind is Kind.UNKNOWN and instance.load_identity(self.host) is not None
+            self._crawl(GRACE if returning else None, last_try=not returning)
+        self._run(Stage.NETWORK)
+
+    def config(self) -> None:
+        """Crawl if it has not been done; run the config stage; find out whether the final stage is needed."""
+        self.status.stage(Stage.CONFIG, "started")
+        known = self._known()
+        if known.source is None:
+            return
+        if not self._crawled():
+            before = known.kind
+            self._crawl()
+            if self._known().kind is Kind.NEW and before is not Kind.NEW:
+                # The login was let through before the service could say that this is another machine.
+                self._run(Stage.NETWORK)
+        self._lock_down()
+        self._run(Stage.CONFIG)
+        if self._known().kind is Kind.SAME and not self._due(Stage.FINAL):
+            self._prove_empty(Stage.FINAL)
+            self._finish()
+
+    def final(self) -> None:
+        """Run the final stage, user scripts last, and write the result."""
+        self.status.stage(Stage.FINAL, "started")
+        if self._known().source is not None:
+            self._run(Stage.FINAL)
+        self._finish()
+
+    # -- identity and metadata
+
+    def _fetch(self, found: datasource.Found, settings: dict[str, Any], deadline: float | None = None) -> None:
+        """Fetch, decide which instance this is, keep it. Raises MetadataError."""
+        host = self.host
+        fetched = found.source.fetch(host, settings, found.platform, say=self._waiting, deadline=deadline)
+        host.log.info(fetched.word)
+        if fetched.files:
+            host.keep(SwapTree(CACHE, fetched.files))
+        hardware = None if found.source.offline else instance.hardware_id(host)
+        previous = instance.load_identity(host)
+        decided = instance.decide(previous, hardware, fetched.instance.id)
+        if decided.note:
+            host.log.error(f"instance id: {decided.note}: {decided.kind}")
+            self.status.recoverable(f"instance id: {decided.note}")
+        current = fetched.instance._replace(id=decided.id or fetched.instance.id)
+        # A user data that changed is applied by what runs always or on change; what ran stays as it is.
+        identity = Identity(current.id, hardware or (previous.hardware if previous else None), fetched.instance.id)
+        store.adopt(host, current, identity, fetched.user_data, fetched.vendor_data)
+        if decided.kind is Kind.NEW:
+            store.note_applied(host, current.id, fetched.user_data)
+        elif store.changed_since_applied(host, current.id, fetched.user_data):
+            self.status.values["note"] = "the user data has changed since it was applied"
+            host.log.say(self.status.values["note"])
+        merged = store.config(host, current, fetched.user_data, fetched.vendor_data, self.schemas())
+        for problem in merged.problems:
+            (host.log.info if problem.level == "deprecated" else host.log.warning)(str(problem))
+        self._export(current, found.platform)
+        kind = decided.kind
+        if kind is Kind.SAME and self._known_or_none() is Kind.NEW:
+            kind = Kind.NEW  # found new earlier in this boot
+        self.status.values["crawled"] = self.boot_id
+        self._know(Known(kind, current.id, found.source.name, found.platform))
+        host.keep(Remove(PENDING))
+
+    def _crawl(self, deadline: float | None = None, *, last_try: bool = True) -> None:
+        """Ask the network for the metadata; what becomes of a silent service is decided here."""
+        found = self._source()
+        known = self._known()
+        try:
+            self._fetch(found, self._settings(found), deadline if deadline is not None else self.deadline)
+        except MetadataError as error:
+            if not last_try:
+                self.host.log.info(f"{error}: the login does not wait for it, the config stage asks again")
+                return
+            self.status.error(str(error)) if known.kind is not Kind.SAME else self.status.recoverable(str(error))
+            self.host.log.say(str(error))
+            self.status.values["crawled"] = None
+            if known.kind is not Kind.SAME:
+                self._without_metadata(known, switched_off=isinstance(error, MetadataDisabled))
+        finally:
+            self.status.doing("")
+
+    def _without_metadata(self, known: Known, *, switched_off: bool) -> None:
+        from cloudboot import hostkeys
+
+        new = known.kind is Kind.NEW_WITHOUT_DATA
+        hostkeys.generate(self.host, replace=new and not self.host.exists(f"{RUN}/rekeyed"))
+        if new:
+            self.host.keep(WriteFile(f"{RUN}/rekeyed", b""))
+        if switched_off:
+            return
+        self.host.keep(WriteFile(PENDING, b""))
+        self.host.log.say("the user data is pending: it is asked for again every 30 s, and at the next boot")
+        if self.host.live:
+            self.host.run(["systemctl", "start", "--no-block", "cloudboot-retry.timer"], accept=(0, 1, 5))
+
+    def _export(self, current: Instance, platform: str) -> None:
+        lines = {
+            "INSTANCE_ID": current.id,
+            "PLATFORM": platform,
+            "AVAILABILITY_ZONE": current.availability_zone,
+            "REGION": current.region,
+            "LAUNCH_INDEX": current.launch_index,
+            "LOCAL_HOSTNAME": current.hostname,
+        }
+        text = "".join(f"CLOUDBOOT_{key}={_one_word(value)}\n" for key, value in lines.items() if value is not None)
+        self.host.keep(MakeDir(RUN))
+        self.host.keep(WriteFile(ENVIRONMENT, text.encode()))
+
+    # -- modules
+
+    def schemas(self) -> dict[str, Schema]:
+        """Return what every top-level key may be: the modules' schemas and our own."""
+        union = dict(CORE_SCHEMA)
+        for module in self.modules:
+            union.update(module.schema)
+        return union
+
+    def runner(self, *, offline: bool = False) -> Runner | None:
+        """Return a runner for the current instance; None if none is known yet."""
+        known = self._known()
+        current = store.load_instance(self.host, known.id) if known.id else None
+        if current is None:
+            return None
+        merged = self.merged(current)
+        for problem in merged.problems:
+            self.status.problem(problem)
+        return Runner(
+            self.host,
+            Ledger(self.host, instance.folder(current.id)),
+            merged,
+            current,
+            self.modules,
+            self.status,
+            Fetcher(offline=offline),
+            kind=known.kind,
+            image=self.image_facts(),
+            distro=distro.read(self.host).name,
+            clock=self.clock,
+        )
+
+    def merged(self, current: Instance) -> Config:
+        """Return the instance's configuration: the kept one, or made anew if the image's has changed."""
+        kept = store.load(self.host, current)
+        if kept is not None:
+            return kept
+        return store.config(self.host, current, *store.user_data(self.host, current.id), self.schemas())
+
+    def image_facts(self) -> dict[str, Any]:
+        """Return the image's configuration with the distribution's default user where it names none."""
+        facts = dict(self.image.value)
+        named = facts.get("default_user") or (facts.get("system_info") or {}).get("default_user")
+        facts["default_user"] = named or distro.read(self.host).default_user
+        return facts
+
+    def _run(self, stage: Stage) -> None:
+        runner = self.runner()
+        if runner is None:
+            return
+        self.host.log.context = str(stage)
+        self.well = runner.run_stage(stage) and self.well
+
+    def _run_offline(self) -> None:
+        """Run what needs neither network nor fresh metadata, in order, up to the first that does."""
+        runner = self.runner(offline=not self._source().source.offline)
+        if runner is None:
+            return
+        fetched = self._crawled()
+
+        def needs_network(module: Module) -> bool:
+            return module.network or (module.metadata and not fetched)
+
+        try:
+            for stage in (Stage.LOCAL, Stage.NETWORK):
+                self.host.log.context = str(stage)
+                self.well = runner.run_stage(stage, until=needs_network) and self.well
+        except NeedsNetwork as error:
+            self.host.log.info(f"{error}: needs the network: put off to the network stage")
+        if not self._due(Stage.NETWORK):
+            self._prove_empty(Stage.NETWORK)
+
+    def _due(self, stage: Stage) -> list[Module]:
+        runner = self.runner()
+        return runner.due(stage) if runner is not None else []
+
+    def _lock_down(self) -> None:
+        from cloudboot import lockdown
+
+        current = self.runner()
+        value = current.config.value if current is not None else {}
+        for text in lockdown.apply_configured(self.host, value):
+            self.status.recoverable(text)
+
+    # -- bookkeeping
+
+    def _stage(self, stage: Stage, work: Callable[[], None]) -> None:
+        self.host.log.context = str(stage)
+        try:
+            work()
+        except (CloudbootError, OSError) as error:
+            self.well = False
+            self.host.log.error(f"{stage} stage: {error}")
+            self.status.error(f"{stage} stage: {error}")
+            self.status.stage(stage, "failed")
+        else:
+            self.status.stage(stage, "done")
+        finally:
+            self.host.log.context = ""
+
+    def _finished(self, stage: Stage) -> bool:
+        entry = self.status.values["stages"].get(stage, {})
+        return self.status.values["boot"] == self.boot_id and entry.get("state") in ("done", "failed", "skipped")
+
+    def _prove_empty(self, stage: Stage) -> None:
+        self.emptied.add(stage)
+        self.status.stage(stage, "skipped")
+        self.host.keep(MakeDir(SKIP))
+        self.host.keep(WriteFile(f"{SKIP}/{stage}", b""))
+
+    def _finish(self) -> None:
+        self.status.finish()
+        failed = [name for name, facts in self.status.values["modules"].items() if facts["state"] == "failed"]
+        word = verdict(self.status.values)
+        told = f": {', '.join(failed)}" if failed else ""
+        self.host.log.info(f"finished: {word}{told}")
+
+    def _know(self, known: Known) -> None:
+        values = self.status.values
+        values["kind"], values["instance"] = str(known.kind), known.id
+        values["datasource"], values["platform"] = known.source, known.platform
+        self.status.store()
+
+    def _known(self) -> Known:
+        values = self.status.values
+        kind = Kind(values["kind"]) if values["kind"] else Kind.UNKNOWN
+        return Known(kind, values["instance"], values["datasource"], values.get("platform") or "")
+
+    def _known_or_none(self) -> Kind | None:
+        return Kind(self.status.values["kind"]) if self.status.values["kind"] else None
+
+    def _crawled(self) -> bool:
+        return bool(self.status.values["crawled"] == self.boot_id)
+
+    def _source(self) -> datasource.Found:
+        known = self._known()
+        source = datasource.load(known.source or "None")
+        if source is None:
+            raise CloudbootError(f"datasource {known.source!r}: no longer known")
+        return datasource.Found(source, known.platform)
+
+    def _settings(self, found: datasource.Found) -> dict[str, Any]:
+        settings: dict[str, Any] = (self.image.value.get("datasource") or {}).get(found.source.name) or {}
+        return settings
+
+    def _waiting(self, text: str) -> None:
+        self.host.log.say(text)
+        self.status.doing(text)
+
+
+def _one_word(value: object) -> str:
+    return "".join(char for char in str(value) if char.isprintable() and char not in " \"'\\$`#")

@@ -1,0 +1,221 @@
+"""The verbs. Each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cloudboot.errors import CloudbootError, LockBusy, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from cloudboot.host import Host
+
+OK, FAILED, DEGRADED, TIMED_OUT, USAGE = 0, 1, 2, 3, 64
+STAGES = ("local", "network", "config", "final")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; return the exit status: 0 well, 1 failed, 2 something recoverable went wrong, 3 timed out, 64 usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["boot"] and (len(words) == 1 or (len(words) == 3 and words[1] == "--stage")):
+            return _boot_now(words[2:])  # as the units call it: argparse costs 10 ms
+        arguments = _parser().parse_args(words)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except UsageError as error:
+        print(f"cloudboot: {error}", file=sys.stderr)
+        return USAGE
+    except CloudbootError as error:
+        print(f"cloudboot: {error}", file=sys.stderr)
+        return FAILED
+    except PermissionError as error:
+        print(f"cloudboot: {error.filename or error}: permission denied: run as root", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from cloudboot import __version__
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> Any:
+            raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+    parser = Parser(prog="cloudboot", description="Early-boot agent for EC2 and UEC-like clouds.")
+    parser.add_argument("--version", action="version", version=f"cloudboot {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, *, root: bool = False) -> Parser:
+        added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        added.set_defaults(run=run)
+        if root:
+            added.add_argument("--root", metavar="DIR", default="/", help="work on this image tree instead of /")
+        return added
+
+    boot = verb("boot", _boot, "run the stages of a boot, in order; what is settled is skipped", root=True)
+    boot.add_argument("--stage", choices=STAGES, help="only this stage")
+    boot.add_argument("--run-commands", action="store_true", help="with --root: run the owner's commands in a chroot")
+    single = verb("single", _single, "run one module now and record it", root=True)
+    single.add_argument("--module", required=True, metavar="NAME", help="the module (mounts, ssh, runcmd …)")
+    single.add_argument(
+        "--frequency", metavar="F", help="decide as a boot would under per-instance, per-boot, always or once"
+    )
+    single.add_argument("--user-data", metavar="FILE", help="merge this user data on top, for this run")
+    single.add_argument("--from", dest="resume_from", type=int, metavar="N", help="runcmd: begin with item N")
+    single.add_argument("--run-commands", action="store_true", help="with --root: run the owner's commands in a chroot")
+    status = verb("status", _status, "say where the boot is, what ran, what failed and why", root=True)
+    status.add_argument("--wait", action="store_true", help="wait until no job of ours runs or is queued")
+    status.add_argument("--timeout", type=float, metavar="S", help="with --wait: give up after S seconds (exit 3)")
+    status.add_argument("--long", action="store_true", help="also the modules and what was recoverable")
+    status.add_argument("--format", choices=("text", "json"), default="text")
+    why = verb("why", _why, "say in one sentence whether a module runs and why", root=True)
+    why.add_argument("module", metavar="MODULE")
+    lockdown = verb("lockdown", _lockdown, "prove, apply or lift the firewall on the metadata service")
+    bake = verb("bake", _bake, "install the agent and its units into an image tree and enable them")
+    imds = verb("imds", _imds, "serve EC2 metadata to test against: IMDSv1/v2, IPv4/IPv6, latency, faults")
+    demo = verb("demo", _demo, "run the main job against a built-in imds and a scratch root; changes nothing here")
+    demo.add_argument("--keep", metavar="DIR", help="use this directory as the scratch root and keep it")
+    words = sys.argv[1:2]
+    if "lockdown" in words:
+        from cloudboot import lockdown as lockdown_verb
+
+        lockdown_verb.add_arguments(lockdown)
+    if "bake" in words:
+        from cloudboot import bake as bake_verb
+
+        bake_verb.add_arguments(bake)
+    if "imds" in words:
+        from cloudboot.imds import serve
+
+        serve.add_arguments(imds)
+    return parser
+
+
+# -- boot and single
+
+
+def open_host(root: str = "/", *, run_commands: bool = False, echo: bool = True, console: bool = False) -> Host:
+    """Return the door to this machine or to an image tree. Raises UsageError if there is no such directory."""
+    from cloudboot.host import Host
+    from cloudboot.log import Log
+    from cloudboot.root import Root
+
+    if not os.path.isdir(root):
+        raise UsageError(f"--root: no such directory: {root!r}")
+    tree = Root(root)
+    return Host(tree, Log(tree, echo=echo, console=console), run_commands=run_commands)
+
+
+def _boot_now(stages: Sequence[str]) -> int:
+    from cloudboot.module import Stage
+
+    if stages and stages[0] not in STAGES:
+        raise UsageError(f"--stage: must be one of {', '.join(STAGES)}: {stages[0]!r}")
+    return _run_boot(open_host(console=True), [Stage(name) for name in stages or STAGES])
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    from cloudboot.module import Stage
+
+    host = open_host(arguments.root, run_commands=arguments.run_commands)
+    return _run_boot(host, [Stage(arguments.stage)] if arguments.stage else [Stage(name) for name in STAGES])
+
+
+def _run_boot(host: Host, stages: list[Any]) -> int:
+    from cloudboot.boot import Boot
+    from cloudboot.lock import locked
+
+    if host.live and not host.root.privileged:
+        raise CloudbootError("boot: must be run as root (or on an image tree with --root DIR)")
+    with locked(host, f"boot {' '.join(stages)}"):
+        return OK if Boot(host).run(stages) else FAILED
+
+
+def _single(arguments: argparse.Namespace) -> int:
+    from cloudboot.lock import locked
+    from cloudboot.module import parse_frequency
+    from cloudboot.single import run_single
+
+    frequency = None
+    if arguments.frequency is not None:
+        frequency = parse_frequency(arguments.frequency)
+        if frequency is None:
+            raise UsageError(f"--frequency: must be per-instance, per-boot, always or once: {arguments.frequency!r}")
+    user_data = None
+    if arguments.user_data is not None:
+        try:
+            with open(arguments.user_data, "rb") as file:
+                user_data = file.read()
+        except OSError as error:
+            raise UsageError(f"--user-data: {arguments.user_data}: {error.strerror}") from None
+    host = open_host(arguments.root, run_commands=arguments.run_commands)
+    if host.live and not host.root.privileged:
+        raise CloudbootError("single: must be run as root (or on an image tree with --root DIR)")
+    with locked(host, f"single --module {arguments.module}", wait=10.0):
+        return run_single(host, arguments.module, frequency, user_data, arguments.resume_from)
+
+
+# -- status and why
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from cloudboot.report import status_verb
+
+    return status_verb(
+        open_host(arguments.root, echo=False),
+        wait=arguments.wait,
+        timeout=arguments.timeout,
+        long=arguments.long,
+        json_output=arguments.format == "json",
+    )
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from cloudboot.single import why_sentence
+
+    print(why_sentence(open_host(arguments.root, echo=False), arguments.module))
+    return OK
+
+
+# -- the others
+
+
+def _lockdown(arguments: argparse.Namespace) -> int:
+    from cloudboot import lockdown
+
+    return lockdown.run(arguments, open_host())
+
+
+def _bake(arguments: argparse.Namespace) -> int:
+    from cloudboot import bake
+
+    return bake.run(arguments)
+
+
+def _imds(arguments: argparse.Namespace) -> int:
+    from cloudboot.imds import serve
+
+    return serve.run(arguments)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from cloudboot import demo
+
+    return demo.run(arguments.keep)
+
+
+__all__ = ["LockBusy", "main", "open_host"]
+
+if __name__ == "__main__":
+    sys.exit(main())

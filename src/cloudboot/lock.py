@@ -1,0 +1,50 @@
+"""One cloudboot at a time: a lock that names its holder and is gone with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cloudboot.actions import MakeDir
+from cloudboot.errors import LockBusy
+from cloudboot.status import RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cloudboot.host import Host
+
+LOCK = f"{RUN}/lock"
+
+
+@contextmanager
+def locked(
+    host: Host,
+    what: str,
+    *,
+    wait: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """Hold the lock. `wait`: seconds to wait for it, None for ever. Raises LockBusy naming the holder."""
+    host.keep(MakeDir(RUN))
+    file = os.open(host.root.outside(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        end = None if wait is None else clock() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if end is not None else 0))
+                break
+            except BlockingIOError:
+                if end is not None and clock() >= end:
+                    holder = os.pread(file, 200, 0).decode("utf-8", "replace").strip() or "another cloudboot"
+                    raise LockBusy(f"busy after {wait:.0f} s: {holder}: try again when it is done") from None
+                sleep(0.1)
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"cloudboot {what} (pid {os.getpid()})\n".encode(), 0)
+        yield
+    finally:
+        os.close(file)
