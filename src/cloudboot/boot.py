@@ -181,7 +181,8 @@ class Boot:
             kind = Kind.NEW  # found new earlier in this boot
         self.status.values["crawled"] = self.boot_id
         self._know(Known(kind, current.id, found.source.name, found.platform))
-        host.keep(Remove(PENDING))
+        if host.keep(Remove(PENDING)) and host.live:
+            host.run(["systemctl", "stop", "--no-block", "cloudboot-retry.timer"], accept=(0, 1, 5))
 
     def _crawl(self, deadline: float | None = None, *, last_try: bool = True) -> None:
         """Ask the network for the metadata; what becomes of a silent service is decided here."""

@@ -12,7 +12,10 @@ of others (containers), bound to a device, or with no such route, meet `prohibit
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 IPV4 = ("169.254.169.254",)
 IPV6 = ("fd00:ec2::254", "fe80::a9fe:a9fe")  # EC2, OpenStack
@@ -277,12 +280,16 @@ def render_iptables(policy: Policy, family: int, *, hook: bool = False) -> str:
     return "".join(parts)
 
 
-def render_iptables_removal(family: int) -> str:
-    """Return a file for `iptables-restore --noflush` that takes our chains away; refused if they are not there."""
+def render_jumps(verb: str, some: Iterable[Jump], *, drop: bool = False) -> str:
+    """Return a file for `iptables-restore --noflush` that inserts (`-I`) or deletes (`-D`) these rules.
+
+    With `drop` our chains, then unused, go too.
+    """
+    wanted = list(some)
     parts = []
     for table, names in IPTABLES.items():
-        parts.append(f"*{table}\n")
-        parts += [f"-D {jump.words}\n" for jump in jumps(family) if jump.table == table]
-        parts += [f"-F {name}\n-X {name}\n" for name in names]
-        parts.append("COMMIT\n")
+        lines = [f"{verb} {jump.words}\n" for jump in wanted if jump.table == table]
+        if drop:
+            lines = [f":{name} - [0:0]\n" for name in names] + lines + [f"-X {name}\n" for name in names]
+        parts += [f"*{table}\n", *lines, "COMMIT\n"]
     return "".join(parts)

@@ -253,18 +253,27 @@ class IptablesChains(NamedTuple):
     def apply(self, host: Host) -> None:
         for family in (4, 6):
             argv = [f"{_iptables(family)}-restore", "--noflush", "-w", "5"]
+            counts = iptables_counts(host, family)
+            jumps = firewall.jumps(family)
             if self.policy.access is Access.OPEN:
-                _change(host, argv, firewall.render_iptables_removal(family))
+                there = [jump for jump in jumps if _jump_key(jump) in counts]
+                _change(host, argv, firewall.render_jumps("-D", there, drop=True))
                 continue
-            # Refused, whole, where our chains are in use: then the second does it alone.
-            host.spawn(argv, stdin=firewall.render_iptables(self.policy, family, hook=True).encode())
+            missing = [jump for jump in jumps if _jump_key(jump) not in counts]
             _change(host, argv, firewall.render_iptables(self.policy, family))
+            _change(host, argv, firewall.render_jumps("-I", missing))
+        if not self.done(host):
+            raise CommandError(argv, 1, "our chains are not there afterwards: see iptables-save")
 
     def _settled(self, host: Host, family: int) -> bool:
         wanted = [(chain, comment) for chain, _, comment in firewall.iptables_lines(self.policy, family)]
         if self.policy.access is not Access.OPEN:
-            wanted += [(jump.hook, f"{jump.address} {jump.chain}") for jump in firewall.jumps(family)]
+            wanted += [_jump_key(jump) for jump in firewall.jumps(family)]
         return iptables_counts(host, family).keys() == set(wanted)
+
+
+def _jump_key(jump: firewall.Jump) -> tuple[str, str]:
+    return jump.hook, f"{jump.address} {jump.chain}"
 
 
 def _iptables(family: int) -> str:

@@ -1,0 +1,290 @@
+"""Install the agent into an image tree: offline, repeatable, saying everything that it does."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from cloudboot import distro
+from cloudboot.errors import CommandError, ImageError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cloudboot.host import Host
+
+HOME = "/usr/lib/cloudboot"  # the package, the lock-down's rules, bundled dependencies
+UNITS = "/usr/lib/systemd/system"
+LAUNCHER = "/usr/bin/cloudboot"
+ENABLED = "/etc/cloudboot/enabled"  # "this is our cloud", for images that no DMI marks
+CONFIG = "/etc/cloudboot/cloudboot.yaml"
+NETWORK = "/etc/systemd/network/80-cloudboot-dhcp.network"
+PYTHON = (3, 11)
+# -I: no PYTHON* variables, no current directory; -S: no site (3 ms, and no .pth files of others).
+LAUNCHER_TEXT = f"""#!/usr/bin/python3 -IS
+import sys
+
+sys.path.insert(0, "{HOME}")
+sys.path += ["{HOME}/bundle", "/usr/lib/python3/dist-packages"]
+from cloudboot.cli import main
+
+sys.exit(main())
+"""
+NETWORK_TEXT = """# Written by `cloudboot bake`, because the image had no network configuration. No MAC address, no fixed name: it fits
+# every instance. DHCPv4 and router advertisements, on every Ethernet interface.
+[Match]
+Type=ether
+Kind=!*
+
+[Network]
+DHCP=yes
+IPv6AcceptRA=yes
+LinkLocalAddressing=ipv6
+
+[DHCPv4]
+UseDomains=yes
+"""
+# What runs need, and the Debian package that brings it.
+MODULES = {
+    "yaml": "python3-yaml",
+    "requests": "python3-requests",
+    "jinja2": "python3-jinja2",
+    "jsonschema": "python3-jsonschema",
+}
+TOOLS = {
+    "useradd": "passwd",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
+    "growpart": "cloud-guest-utils",
+    "resize2fs": "e2fsprogs",
+    "sudo": "sudo",
+}
+REQUIREMENTS = ("PyYAML>=6", "requests>=2.28", "jinja2>=3.1", "jsonschema>=4.10")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--root", metavar="DIR", required=True, help="the image's tree")
+    parser.add_argument(
+        "--datasource",
+        metavar="NAME",
+        help="mark the image for this datasource (Ec2, NoCloud): needed where no DMI says so",
+    )
+    parser.add_argument(
+        "--bundle", action="store_true", help="bring our own PyYAML, requests, jinja2, jsonschema (by pip)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Bake; return 0. Raises ImageError naming everything that is missing, before anything is changed."""
+    from cloudboot.cli import open_host
+
+    if os.path.realpath(arguments.root) == "/":
+        raise UsageError("--root: is the running machine: bake works on an image tree")
+    host = open_host(arguments.root, echo=False)
+    if not host.root.privileged:
+        raise ImageError("bake: must be run as root: it compiles with the image's own python3 (chroot)")
+    bake(host, datasource=arguments.datasource, bundle=arguments.bundle)
+    for action in host.changes:
+        print(action.text)
+    print(f"{len(host.changes)} changes: {arguments.root} is baked")
+    return 0
+
+
+def bake(host: Host, *, datasource: str | None = None, bundle: bool = False) -> None:
+    """Install the agent into the tree behind `host` and enable it; a second time changes nothing.
+
+    Raises ImageError if the image lacks what the agent needs, CommandError if a tool in it fails.
+    """
+    host.log.context = "bake"
+    _check(host, bundle=bundle)
+    if datasource is not None:
+        _check_datasource(datasource)
+    changed = _install(host)
+    if bundle:
+        changed = _bundle(host) or changed
+    if changed:
+        _compile(host)
+    _configure(host, datasource)
+    _enable(host)
+    _network(host)
+    _anonymous(host)
+
+
+def _check(host: Host, *, bundle: bool) -> None:
+    missing = []
+    version = _python_version(host)
+    if version is None or version < PYTHON:
+        missing.append(f"python3 (3.11 or newer{'' if version is None else f', has {version[0]}.{version[1]}'})")
+    elif not bundle:
+        packages = "/usr/lib/python3/dist-packages"
+        missing += [package for name, package in MODULES.items() if not host.exists(f"{packages}/{name}/__init__.py")]
+    if not host.exists("/usr/lib/systemd/systemd"):
+        missing.append("systemd")
+    if host.which("ip") is None:
+        missing.append("iproute2")
+    if host.which("nft") is None and (
+        host.which("iptables-restore") is None or host.which("ip6tables-restore") is None
+    ):
+        missing.append("nftables (or iptables)")
+    if missing:
+        hint = "" if bundle else ", or use --bundle for the python3-… ones"
+        raise ImageError(f"the image lacks {', '.join(missing)}: install them in it{hint}")
+    for tool, package in TOOLS.items():
+        if host.which(tool) is None:
+            host.log.info(f"the image has no {tool} ({package}): what needs it will say so")
+            print(f"note: no {tool} in the image: install {package} if its users need it")
+
+
+def _check_datasource(name: str) -> None:
+    from cloudboot.datasources import ORDER
+
+    if name not in ORDER:
+        raise UsageError(f"--datasource: must be one of {', '.join(ORDER)}: {name!r}")
+
+
+def _python_version(host: Host) -> tuple[int, int] | None:
+    target = host.root.resolve("/usr/bin/python3")
+    found = re.search(r"python(\d+)\.(\d+)$", target)
+    return (int(found.group(1)), int(found.group(2))) if found and host.exists(target) else None
+
+
+def _install(host: Host) -> bool:
+    """Copy the package, the rules and the units; return whether a Python file changed."""
+    changed = False
+    package = os.path.dirname(__file__)
+    wanted = set()
+    for folder, folders, names in sorted(os.walk(package)):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        below = os.path.relpath(folder, os.path.dirname(package))
+        for name in sorted(names):
+            if name.endswith((".py", ".typed", ".json")):
+                wanted.add(f"{HOME}/{below}/{name}")
+                changed = host.write(f"{HOME}/{below}/{name}", _source(f"{folder}/{name}")) or changed
+    for stale in [f"{HOME}/cloudboot/{name}" for name in host.tree(f"{HOME}/cloudboot")]:
+        if stale not in wanted and "__pycache__" not in stale:
+            changed = host.remove(stale) or changed
+    host.write(LAUNCHER, LAUNCHER_TEXT, mode=0o755)
+    units = units_folder()
+    for folder, folders, names in sorted(os.walk(units)):
+        folders.sort()
+        below = os.path.relpath(folder, units)
+        for name in sorted(names):
+            target = f"{HOME}/{below}" if below.startswith("lockdown") else f"{UNITS}/{below}"
+            host.write(os.path.normpath(f"{target}/{name}"), _source(f"{folder}/{name}"))
+    return changed
+
+
+def units_folder() -> str:
+    """Return where our units are on the machine that bakes: a checkout, or an installation. Raises ImageError."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    for place in (f"{package}/../../systemd", f"{sys.prefix}/share/cloudboot/systemd", f"{HOME}/systemd"):
+        if os.path.exists(f"{place}/cloudboot.target"):
+            return os.path.realpath(place)
+    raise ImageError("our own systemd units are not installed beside the package: reinstall cloudboot")
+
+
+def _source(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _bundle(host: Host) -> bool:
+    version = _python_version(host)
+    target = f"{HOME}/bundle"
+    stamp = "\n".join([*REQUIREMENTS, str(version), ""])
+    if host.text(f"{target}/requirements.txt") == stamp or version is None:
+        return False
+    from cloudboot.actions import Run
+    from cloudboot.process import spawn
+
+    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--upgrade"]
+    argv += ["--python-version", f"{version[0]}.{version[1]}", "--target", host.root.outside(target), *REQUIREMENTS]
+    host.log.audit("change", f"run {' '.join(argv)}")
+    host.changes.append(Run(tuple(argv)))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = spawn(argv, env=environment)
+    if not result.ok:
+        raise CommandError(argv, result.status, result.output)
+    host.write(f"{target}/requirements.txt", stamp)
+    return True
+
+
+def _compile(host: Host) -> None:
+    # Hash-based and unchecked: the same bits in every bake, and no look at the source at every import.
+    argv = ["python3", "-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    host.run([*argv, f"{HOME}/cloudboot", *([f"{HOME}/bundle"] if host.exists(f"{HOME}/bundle") else [])])
+
+
+def _configure(host: Host, datasource: str | None) -> None:
+    facts = distro.read(host)
+    user = facts.default_user
+    if not host.exists(CONFIG):
+        lines = ["# The image's configuration; files in conf.d/ go over it. See the documentation of each module."]
+        lines += [f"datasource_list: [{datasource}]"] if datasource else []
+        lines += ["default_user:"]
+        lines += [f"  {key}: {_yaml(value)}" for key, value in user.items()]
+        host.write(CONFIG, "\n".join(lines) + "\n")
+    if datasource:
+        host.write(ENABLED, f"{datasource}\n")
+    host.mkdir("/var/lib/cloudboot", mode=0o755)
+    if host.exists("/usr/bin/cloud-init") or host.exists("/etc/cloud/cloud.cfg"):
+        host.write("/etc/cloud/cloud-init.disabled", "by cloudboot bake\n")
+
+
+def _yaml(value: object) -> str:
+    import json
+
+    return json.dumps(value)  # JSON is YAML
+
+
+def _enable(host: Host) -> None:
+    for name in sorted(os.listdir(units_folder())):
+        text = host.text(f"{UNITS}/{name}") if name.startswith("cloudboot") else None
+        for line in (text or "").splitlines():
+            key, _, value = line.partition("=")
+            if key == "WantedBy":
+                for target in value.split():
+                    host.symlink(f"/etc/systemd/system/{target}.wants/{name}", f"{UNITS}/{name}")
+
+
+def _network(host: Host) -> None:
+    if _has_network(host):
+        return
+    host.write(NETWORK, NETWORK_TEXT)
+    if not host.exists("/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"):
+        host.run(["systemctl", "enable", "systemd-networkd.service"])
+    resolved = host.exists(f"{UNITS}/systemd-resolved.service")
+    if resolved and not host.exists("/etc/systemd/system/sysinit.target.wants/systemd-resolved.service"):
+        host.run(["systemctl", "enable", "systemd-resolved.service"])
+
+
+def _has_network(host: Host) -> bool:
+    def names(folder: str, *ends: str) -> list[str]:
+        return [name for name in host.listdir(folder) if name.endswith(ends)]
+
+    if names("/etc/netplan", ".yaml") or names("/etc/NetworkManager/system-connections", ".nmconnection"):
+        return True
+    own = os.path.basename(NETWORK)
+    if [name for name in names("/etc/systemd/network", ".network") if name != own]:
+        return True
+    if host.exists("/usr/sbin/NetworkManager"):
+        return True
+    text = host.text("/etc/network/interfaces") or ""
+    parts = [host.text(f"/etc/network/interfaces.d/{name}") or "" for name in host.listdir("/etc/network/interfaces.d")]
+    stanzas = re.findall(r"^\s*iface\s+(\S+)", "\n".join([text, *parts]), re.MULTILINE)
+    return any(name != "lo" for name in stanzas)
+
+
+def _anonymous(host: Host) -> None:
+    """Remove what may not be the same on two machines."""
+    for name in host.listdir("/etc/ssh"):
+        if name.startswith("ssh_host_") and "key" in name:
+            host.remove(f"/etc/ssh/{name}")
+    # Not empty and not removed: `uninitialized` is what systemd fills in at the first boot, also on a read-only /etc.
+    host.write("/etc/machine-id", "uninitialized\n", mode=0o444)
+    if host.look("/var/lib/dbus/machine-id", follow=False) is not None:
+        host.symlink("/var/lib/dbus/machine-id", "/etc/machine-id")
+    host.remove("/var/lib/systemd/random-seed")
