@@ -310,7 +310,9 @@ class Boot:
 
         current = self.runner()
         value = current.config.value if current is not None else {}
-        for text in lockdown.apply_configured(self.host, value):
+        problems: list[str] = []
+        lockdown.apply(self.host, lockdown.policy(value, self.host, problems))
+        for text in problems:
             self.status.recoverable(text)
 
     # -- bookkeeping

@@ -2,8 +2,8 @@
 
 Understood: type, enum, const, properties, additionalProperties, patternProperties, required, minProperties, items,
 minItems, maxItems, pattern, minLength, maxLength, minimum, maximum, anyOf, oneOf. Annotations: `deprecated` (the
-version since which, and what to use), `x-whole` (a list whose items count only together: one bad item spoils it), `x-secret` (never
-echoed), `x-form` (a pattern in words).
+version since which, and what to use), `x-whole` (a list whose items count only together: one bad item spoils it),
+`x-secret` (never echoed), `x-form` (a pattern in words).
 A test holds that this agrees with jsonschema on every case.
 """
 

@@ -19,7 +19,7 @@ STAGES = ("local", "network", "config", "final")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit status: 0 well, 1 failed, 2 something recoverable went wrong, 3 timed out, 64 usage."""
+    """Run a verb; return the exit status: 0 well, 1 failed, 2 recoverable trouble, 3 timed out, 64 bad usage."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["boot"] and (len(words) == 1 or (len(words) == 3 and words[1] == "--stage")):

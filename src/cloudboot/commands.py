@@ -99,7 +99,9 @@ class Commands:
         done = started._replace(state=FAILED if status else DONE, status=status, seconds=seconds, output=output)
         return self._add(done)
 
-    def shell(self, label: str, items: Sequence[str], *, start: int = 1) -> list[Outcome]:
+    def shell(
+        self, label: str, items: Sequence[str], *, start: int = 1, env: Mapping[str, str] | None = None
+    ) -> list[Outcome]:
         """Run a list of shell commands as one script and return a result for each item.
 
         `start`: the item, from 1, to begin with.
@@ -119,11 +121,11 @@ class Commands:
                 self._add(Outcome(self.module, label, number, RECORDED, None, 0.0, text))
                 for number, text in enumerate(items, 1)
             ]
-        return self._shell(label, items, start)
+        return self._shell(label, items, start, env)
 
     # -- how
 
-    def _shell(self, label: str, items: Sequence[str], start: int) -> list[Outcome]:
+    def _shell(self, label: str, items: Sequence[str], start: int, env: Mapping[str, str] | None) -> list[Outcome]:
         marked, plain = script_text(items, start), script_text(items, start, marks=False)
         whole = self.host.spawn(["/bin/sh", "-n"], stdin=marked.encode()).ok
         base = len(self.outcomes)
@@ -145,7 +147,7 @@ class Commands:
             return f"{label} item {number} ({words[0].strip(chr(39))} …)" if words else f"{label} item {number}"
 
         try:
-            status, seconds, output = self._spawn(label, ["/bin/sh", file], None, current, {9: descriptor})
+            status, seconds, output = self._spawn(label, ["/bin/sh", file], env, current, {9: descriptor})
         finally:
             os.close(descriptor)
         marks = self._marks(label)

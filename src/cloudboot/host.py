@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 from cloudboot import process
 from cloudboot.actions import ROOT, Action, MakeDir, Remove, Run, SetAccess, Symlink, WriteFile
 from cloudboot.process import Result
-from cloudboot.root import Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cloudboot.log import Log
-    from cloudboot.root import Entry, Group, User
+    from cloudboot.root import Entry, Group, Root, User
 
 NOT_LIVE = "recorded, not run: this is an image tree, not the running machine"
 
@@ -209,6 +208,8 @@ class Host:
             return f"{NOT_LIVE} ({action.live_only})"
         if isinstance(action, Run) and not self.root.privileged:
             return "recorded, not run: a tool inside an image tree needs root (chroot)"
+        if isinstance(action, Run) and self.which(action.argv[0].rpartition("/")[2]) is None:
+            return f"recorded, not run: this tree has no {action.argv[0]}"
         return None
 
     def spawn(

@@ -1,7 +1,7 @@
 """HTTP for the owner's URLs (includes, phone home): deadline, retries, size limit.
 
-Rides on `requests` (93 ms of import), so it is loaded only where user data asks for it. The metadata service has its own
-client (`imds.client`).
+Rides on `requests` (93 ms of import), so it is loaded only where user data asks for it. The metadata service has a
+client of its own (`imds.client`).
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Log:
             sys.stderr.write(text if text.endswith("\n") else text + "\n")
 
     def audit(self, kind: str, text: str, reason: str = "") -> None:
-        """Record a change (`change`), a question (`ask`), the owner's command (`command`) or what was only `recorded`."""
+        """Record a `change`, a question (`ask`), a `command` of the owner's, or what was only `recorded`."""
         import json
 
         record = {"time": round(self.now(), 3), "in": self.context, kind: text}

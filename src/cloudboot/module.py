@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.problem import Level, Mark, Problem
 
+__all__ = ["Context", "Frequency", "Level", "Module", "Stage", "canonical_name", "module", "parse_frequency"]
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -123,10 +125,10 @@ class Context:
     """What a module works with.
 
     host: the door to the machine. config: the merged configuration, checked against the schemas. instance: which
-    machine this is, with its metadata. image: the image's own configuration alone (`default_user` …). commands: runs the
-    owner's commands and records each result. fetcher: HTTP for the owner's URLs. first: whether this module runs for
-    the first time on this instance (host keys are replaced and accounts created only then). args: words from the
-    command line (`--from N`). values: results that are drawn, by name, for tests to fix (`random`).
+    machine this is, with its metadata. image: the image's own configuration alone (`default_user` …). commands: runs
+    the owner's commands and records each result. fetcher: HTTP for the owner's URLs. first: whether this module runs
+    for the first time on this instance (host keys are replaced and accounts created only then). resume_from: the
+    item that `--from` names.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STRANGER = 65533  # a uid that no system gives to anybody: its refusals are ours, and told apart from nobody's
 CONNECTED = 0  # where else an errno stands
 PATIENCE = 2.0  # seconds for one attempt
+PATIENCE_LINK = 0.5  # on each interface in turn: a neighbour answers soon or never
 PORT = 80
 
 
@@ -199,7 +200,7 @@ def _attempt(address: str, scope: int) -> int:
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as attempt:
-            attempt.settimeout(PATIENCE)
+            attempt.settimeout(PATIENCE_LINK if scope else PATIENCE)
             attempt.connect((address, PORT, 0, scope) if ":" in address else (address, PORT))
     except TimeoutError:
         return errno.ETIMEDOUT

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from cloudboot.module import Module
     from cloudboot.problem import Problem
 
-CHANGES_METADATA = "the metadata are those of the last crawl in this boot"
-
 
 def run_single(
     host: Host, name: str, frequency: Frequency | None, user_data: bytes | None, resume_from: int | None
@@ -75,7 +73,8 @@ def why_sentence(host: Host, name: str) -> str:
         return (
             f"{module.name} has not run in this boot; it will in the {module.stage} stage: {decision.reason}; {again}."
         )
-    return f"{module.name} did not run in this boot: {decision.reason}; {again}, `frequency: {{{module.name}: always}}` at every boot."
+    always = f"`frequency: {{{module.name}: always}}` at every boot"
+    return f"{module.name} did not run in this boot: {decision.reason}; {again}, {always}."
 
 
 def find(name: str) -> Module:

@@ -13,6 +13,7 @@ from boot.bed import (
     AMAZON,
     IMDS_V4,
     IMDS_V6,
+    UEC,
     BedError,
     Container,
     Disk,
@@ -29,6 +30,7 @@ from boot.bed import (
     leftovers,
     missing_tools,
     prepare_machine,
+    root_image,
     run,
     ssh,
     sweep,
@@ -53,6 +55,24 @@ ExecStart=grep . /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/board_asset_tag 
 ExecStart=curl -sS --max-time 9 -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 60" \
     -o /run/token -w "token %{http_code}\\n" http://169.254.169.254/latest/api/token
 ExecStart=echo probe finished
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+COUNT = """\
+#!/bin/sh
+echo boot >> /var/lib/boots
+sync
+number=$(wc -l < /var/lib/boots)
+echo "boot $number of $(cat /sys/class/dmi/id/sys_vendor), $(cat /sys/block/vdb/size) sectors"
+if [ "$number" -gt 1 ]; then systemctl --no-block reboot; fi
+"""
+COUNT_UNIT = """\
+[Service]
+Type=oneshot
+StandardOutput=journal+console
+ExecStart=/usr/local/sbin/count
 
 [Install]
 WantedBy=multi-user.target
@@ -228,6 +248,28 @@ def test_what_a_killed_run_left_is_found_and_swept(trees: Trees) -> None:
 def test_missing_root_is_one_clear_reason() -> None:
     reason = missing_tools("machine")
     assert reason == "" or reason.startswith("machine tests need ")
+
+
+@pytest.mark.machine
+def test_machine_keeps_what_was_synced_over_a_power_cut(tree_bookworm: Tree) -> None:
+    """A private cloud's guest: nothing of Amazon in DMI, virtio disks, no partition table."""
+    with Scratch() as scratch, Namespace() as ns:
+        with tree_bookworm.overlay(scratch) as view:
+            prepare_machine(view.path)
+            _write(f"{view.path}/usr/local/sbin/count", COUNT, 0o755)
+            _write(f"{view.path}/etc/systemd/system/count.service", COUNT_UNIT)
+            run(["systemctl", f"--root={view.path}", "enable", "count.service"])
+            image = root_image(view.path, scratch.file("root.img"))
+        ephemeral = Disk(blank(scratch.file("ephemeral.img"), 64), interface="virtio")
+        with Machine(ns, scratch, image, tree_bookworm, disks=[ephemeral], dmi=UEC) as box:
+            box.boot()
+            box.wait_console(r"boot 1 of Bochs, 131072 sectors\b")
+            box.power_cut()
+            assert not box.running()
+            box.boot()
+            box.wait_console(r"boot 2 of Bochs, 131072 sectors\b")
+            box.wait_exit()  # the second time, it reboots
+            assert box.boots == 2
 
 
 @pytest.mark.machine

@@ -1,7 +1,8 @@
 """YAML with places: the value, where each key and item stands, and what is wrong with it.
 
-The result of a text is that of PyYAML's safe loader (YAML 1.1), which people's user data relies on, except that keys are
-always text: `off:` is the key `off` (and reported), not the boolean. Aliases are bounded (a "YAML bomb" is an error).
+The result of a text is that of PyYAML's safe loader (YAML 1.1), which people's user data relies on, except that keys
+are always text: `off:` is the key `off` (and reported), not the boolean. Aliases are bounded (a "YAML bomb" is an
+error).
 """
 
 from __future__ import annotations

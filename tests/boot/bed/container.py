@@ -152,13 +152,13 @@ class Container:
 
     def poweroff(self, timeout: float = 60.0) -> None:
         """Shut down in order."""
-        self.exec(["systemctl", "--no-block", "poweroff"])
+        self._ask_systemd("poweroff", timeout)
         if (status := self.wait_exit(timeout)) != 0:
             raise self._error(f"power-off: systemd-nspawn: exit {status}")
 
     def reboot(self, timeout: float = 60.0) -> None:
         """Shut down in order and boot again on the same disk, with the kernel's firewall empty as after a reset."""
-        self.exec(["systemctl", "--no-block", "reboot"])
+        self._ask_systemd("reboot", timeout)
         if (status := self.wait_exit(timeout)) != REBOOT:
             raise self._error(f"reboot: systemd-nspawn: exit {status}")
         self.boot()
@@ -169,6 +169,12 @@ class Container:
             kill_cgroup(self._name)
             self._process.wait(10)
             self._ended()
+
+    def _ask_systemd(self, verb: str, timeout: float) -> None:
+        """Ask systemd to shut down; early in a boot it does not listen yet."""
+        argv = ["systemctl", "--no-block", verb]
+        if not wait_until(lambda: not self.running() or self.exec(argv, check=False).returncode == 0, timeout):
+            raise self._error(f"{verb}: systemd did not take it within {timeout:g} s")
 
     def _ended(self) -> int:
         """Reap systemd-nspawn and remove its cgroup; return its exit status."""

@@ -1,0 +1,36 @@
+"""Directories of the owner's scripts, run like run-parts: sorted by name, each with a result of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cloudboot.module import Context
+
+IMAGE_FOLDERS = ("/var/lib/cloudboot/scripts", "/var/lib/cloud/scripts")  # what an image brings; ours, cloud-init's
+NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
+
+
+def run_parts(ctx: Context, kind: str, *, prefix: Sequence[str] = (), image: bool = True) -> None:
+    """Run the scripts of a kind (`user`, `per-boot` …): the instance's own, and those that the image brings.
+
+    All are tried; the module fails if one does. `prefix` goes before each.
+    """
+    folders = [f"{ctx.commands.folder}/scripts/{kind}"]
+    if image:
+        folders += [f"{folder}/{kind}" for folder in IMAGE_FOLDERS]
+    for folder in folders:
+        for name in ctx.host.listdir(folder):
+            path = f"{folder}/{name}"
+            entry = ctx.host.look(path)
+            if entry is None or entry.kind != "file" or name.startswith("."):
+                continue
+            label = f"{kind}/{name}" if folder == folders[0] else path
+            if not entry.mode & 0o111:
+                ctx.fail(f"{path}: is not executable: chmod +x, or remove it")
+                continue
+            outcome = ctx.commands.script(label, [*prefix, path], env={"INSTANCE_ID": ctx.instance.id})
+            if outcome.status == NOT_EXECUTABLE:
+                ctx.fail(f"{label}: cannot be executed: does it begin with '#!' and a program that is installed?")
