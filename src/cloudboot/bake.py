@@ -32,8 +32,8 @@ from cloudboot.cli import main
 
 sys.exit(main())
 """
-NETWORK_TEXT = """# Written by `cloudboot bake`, because the image had no network configuration. No MAC address, no fixed name: it fits
-# every instance. DHCPv4 and router advertisements, on every Ethernet interface.
+NETWORK_TEXT = """# Written by `cloudboot bake`, because the image had no network configuration.
+# No MAC address, no fixed name: it fits every instance. DHCPv4 and router advertisements, on every Ethernet interface.
 [Match]
 Type=ether
 Kind=!*

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot import datasource, distro, instance, modules, store
 from cloudboot.actions import MakeDir, Remove, SwapTree, WriteFile
-from cloudboot.config import CORE_SCHEMA, Config
+from cloudboot.config import CORE_SCHEMA, Config, build
 from cloudboot.errors import CloudbootError, MetadataDisabled, MetadataError, NeedsNetwork
 from cloudboot.http import Fetcher
 from cloudboot.instance import Identity, Instance, Kind
@@ -122,6 +122,7 @@ class Boot:
             returning = known.kind is Kind.UNKNOWN and instance.load_identity(self.host) is not None
             self._crawl(GRACE if returning else None, last_try=not returning)
         self._run(Stage.NETWORK)
+        self._lock_down(early=True)
 
     def config(self) -> None:
         """Crawl if it has not been done; run the config stage; find out whether the final stage is needed."""
@@ -305,15 +306,20 @@ class Boot:
         runner = self.runner()
         return runner.due(stage) if runner is not None else []
 
-    def _lock_down(self) -> None:
+    def _lock_down(self, *, early: bool = False) -> None:
+        """Let in whom the owner lets in. `early`: root is not shut out yet, later stages may still ask the service."""
+        current = self.runner()
+        config = current.config if current is not None else build([self.image], self.schemas())
+        if early and not {"metadata_access", "disable_ec2_metadata"} & set(config.value):
+            return  # the static rules are right until accounts of packages are there
         from cloudboot import lockdown
 
-        current = self.runner()
-        value = current.config.value if current is not None else {}
         problems: list[str] = []
-        lockdown.apply(self.host, lockdown.policy(value, self.host, problems))
+        wanted = lockdown.policy(config.value, self.host, problems)
+        lockdown.apply(self.host, lockdown.early(wanted) if early else wanted)
         for text in problems:
-            self.status.recoverable(text)
+            mark = config.marks.get((text.partition(":")[0],))
+            self.status.recoverable(f"{mark}: {text}" if mark else text)
 
     # -- bookkeeping
 

@@ -193,8 +193,11 @@ def _why(arguments: argparse.Namespace) -> int:
 
 def _lockdown(arguments: argparse.Namespace) -> int:
     from cloudboot import lockdown
+    from cloudboot.single import kept_config
 
-    return lockdown.run(arguments, open_host())
+    host = open_host()
+    config = kept_config(host) if host.root.privileged else {}
+    return lockdown.run(arguments, host, config, sys.stdout.write, lambda text: print(text, file=sys.stderr))
 
 
 def _bake(arguments: argparse.Namespace) -> int:

@@ -149,7 +149,7 @@ def _overlay(
 
 def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem]) -> dict[str, Any]:
     """Return the layer's value without what is wrong in it; each flaw becomes a problem."""
-    value = _copy(layer.value)
+    value: dict[str, Any] = _copy(layer.value)
     dropped_items: list[Pointer] = []
     for key in list(value):
         if key not in schemas:

@@ -5,7 +5,6 @@ What it guarantees and what it cannot is in docs/security.md.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from cloudboot.errors import CloudbootError
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 SYSTEM_USERS = ("ec2-instance-connect", "systemd-imds")
 LISTS = ("users", "groups", "units")
 LARGEST_ID = 2**32 - 2
-PLAIN = re.compile(r"[A-Za-z0-9_.@-]{1,64}")  # a name that may stand in a rule's comment
-UNIT = re.compile(r"[A-Za-z0-9_.@:-]{1,200}\.(service|slice|scope)")
+PLAIN = r"[A-Za-z0-9_.@-]{1,64}"  # a name that may stand in a rule's comment
+UNIT = r"[A-Za-z0-9_.@:-]{1,200}\.(service|slice|scope)"
 HOW = "say root, none, open or {allow: {users, groups, units, forwarded}}"
 
 
@@ -153,7 +152,9 @@ def _entries(allow: Mapping[object, object], key: str, problems: list[str]) -> l
 
 
 def _label(name: str, number: int) -> str:
-    return name if PLAIN.fullmatch(name) else str(number)
+    import re
+
+    return name if re.fullmatch(PLAIN, name) else str(number)
 
 
 def _number(name: object) -> int | None:
@@ -180,12 +181,14 @@ def _group(name: object, host: Host) -> Account | None:
 
 def _unit(name: object, host: Host) -> str | None:
     """Return the cgroup of a unit, as systemd places it; of one that it does not know, where it would."""
+    import re
+
     if not isinstance(name, str):
         return None
     *folders, unit = name.strip("/").split("/")
     if "." not in unit:
         unit += ".service"
-    if not all(UNIT.fullmatch(part) for part in (*folders, unit)):
+    if not all(re.fullmatch(UNIT, part) for part in (*folders, unit)):
         return None
     if folders:
         return "/".join((*folders, unit))

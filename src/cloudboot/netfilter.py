@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot import firewall
@@ -280,17 +279,19 @@ def _iptables(family: int) -> str:
     return "iptables" if family == 4 else "ip6tables"
 
 
-SAVED_OURS = re.compile(r'^\[(\d+):\d+\] -A (CLOUDBOOT-\S+) .*?--comment (?:"([^"]*)"|(\S+))')
-SAVED_JUMP = re.compile(r"^\[(\d+):\d+\] -A (\S+) -d ([^/ ]+)\S* .*-j (CLOUDBOOT-\S+)")
+SAVED_OURS = r'^\[(\d+):\d+\] -A (CLOUDBOOT-\S+) .*?--comment (?:"([^"]*)"|(\S+))'
+SAVED_JUMP = r"^\[(\d+):\d+\] -A (\S+) -d ([^/ ]+)\S* .*-j (CLOUDBOOT-\S+)"
 
 
 def iptables_counts(host: Host, family: int) -> dict[tuple[str, str], int]:
     """Return the packets that each iptables rule of ours has seen, by chain and comment."""
+    import re
+
     found: dict[tuple[str, str], int] = {}
     for line in host.ask([f"{_iptables(family)}-save", "-c"]).output.splitlines():
-        if ours := SAVED_OURS.match(line):
+        if ours := re.match(SAVED_OURS, line):
             found[ours[2], ours[3] or ours[4]] = int(ours[1])
-        elif jump := SAVED_JUMP.match(line):
+        elif jump := re.match(SAVED_JUMP, line):
             found[jump[2], f"{jump[3]} {jump[4]}"] = int(jump[1])
     return found
 

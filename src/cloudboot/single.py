@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloudboot import config as configuration
 from cloudboot import modules, store
@@ -75,6 +75,13 @@ def why_sentence(host: Host, name: str) -> str:
         )
     always = f"`frequency: {{{module.name}: always}}` at every boot"
     return f"{module.name} did not run in this boot: {decision.reason}; {again}, {always}."
+
+
+def kept_config(host: Host) -> dict[str, Any]:
+    """Return this instance's merged configuration; the image's where no instance is known."""
+    boot = Boot(host)
+    runner = boot.runner()
+    return runner.config.value if runner is not None else boot.image.value
 
 
 def find(name: str) -> Module:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from casebook import Book, differences
 
 CASES = Path(__file__).parent.parent / "cases"

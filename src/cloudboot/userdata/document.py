@@ -20,7 +20,7 @@ MERGE = "tag:yaml.org,2002:merge"
 STRING = "tag:yaml.org,2002:str"
 HINTS = (
     ("cannot start any token", "\t", "a tab: YAML is indented with spaces"),
-    ("mapping values are not allowed here", "", "a ': ' inside a plain text: quote the text, or check the indentation"),
+    ("mapping values are not allowed", "", "a ': ' inside a plain text: quote the text, or check the indentation"),
     ("found unexpected end of stream", "", "a quote or bracket is not closed"),
     ("could not find expected ':'", "", "a key without ':' (or a text that goes on at the wrong indentation)"),
     ("found undefined alias", "", "an alias without its anchor"),

@@ -204,7 +204,7 @@ class _Reader:
             self.problem(place, _unknown(content, kind))
 
     def add(self, kind: Kind, name: str, content: bytes, index: int | None, place: Mark) -> None:
-        if kind is not Kind.CLOUD_CONFIG and content.splitlines()[0].endswith(b"\r"):
+        if kind is not Kind.CLOUD_CONFIG and content.split(b"\n", 1)[0].endswith(b"\r"):
             content = content.replace(b"\r\n", b"\n")
         if kind is not Kind.CLOUD_CONFIG:
             content = content.lstrip(b"\xef\xbb\xbf \t\r\n")

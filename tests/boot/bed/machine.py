@@ -119,7 +119,7 @@ class Machine:
         """Say whether the machine is on."""
         return self._process is not None and self._process.poll() is None
 
-    def wait_console(self, pattern: str, timeout: float = 120.0) -> re.Match[str]:
+    def wait_console(self, pattern: str, timeout: float = 240.0) -> re.Match[str]:
         """Wait until the regular expression `pattern` matches what this boot printed; return the match."""
         wait_until(lambda: re.search(pattern, self.console()) is not None or not self.running(), timeout, 0.2)
         found = re.search(pattern, self.console())
@@ -133,7 +133,7 @@ class Machine:
         """Run `argv` in the guest as `user`; see `boot.bed.ssh`."""
         return ssh(self._ns, key, user, argv, port=SSH_PORT, check=check, timeout=timeout)
 
-    def wait_ssh(self, key: KeyPair, user: str, timeout: float = 120.0) -> None:
+    def wait_ssh(self, key: KeyPair, user: str, timeout: float = 240.0) -> None:
         """Wait until `user` can log in with `key`."""
         asked = ["true"]
         if not wait_until(
@@ -143,14 +143,14 @@ class Machine:
         if not self.running():
             raise self._error("ssh: it went off")
 
-    def wait_exit(self, timeout: float = 120.0) -> None:
+    def wait_exit(self, timeout: float = 240.0) -> None:
         """Wait until the guest has powered off or rebooted (a reboot switches it off here: `boot` it again)."""
         if not wait_until(lambda: not self.running(), timeout):
             raise self._error(f"still running after {timeout:g} s")
         if (status := self._ended()) != 0:
             raise self._error(f"qemu: exit {status}:\n{tail(f'{self._directory}/qemu-{self.boots}')}")
 
-    def powerdown(self, timeout: float = 120.0) -> None:
+    def powerdown(self, timeout: float = 240.0) -> None:
         """Press the power button and wait until the guest has shut down."""
         self.qmp("system_powerdown")
         self.wait_exit(timeout)

@@ -17,7 +17,7 @@ from boot.bed.scratch import cache_directory, unmount_below
 if TYPE_CHECKING:
     from boot.bed.scratch import Scratch
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when `_clean` or the way a tree is built changes: cached trees of other formats are not used."""
 
 MIRROR = "http://deb.debian.org/debian"
@@ -228,7 +228,8 @@ def _clean(root: str) -> None:
     for name in os.listdir(ssh):
         if name.startswith("ssh_host_"):
             os.unlink(f"{ssh}/{name}")
-    for path in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/apt.conf.d/proxy.conf"):
+    # The options a tree was built with, and systemd-resolved's copy of the builder's resolv.conf.
+    for path in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/.resolv.conf.systemd-resolved.bak"):
         if os.path.exists(f"{root}/{path}"):
             os.unlink(f"{root}/{path}")
     resolv = f"{root}/etc/resolv.conf"

@@ -1,0 +1,44 @@
+# Two commands for people: `make demo` and `make test`. Both set up what they need.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test quick bench setup boot-setup clean
+
+help:
+	@echo "make demo    the main job on a built-in metadata service and a scratch root (no root needed)"
+	@echo "make test    every check: linters, types, units, cases, container boots, machine boots"
+	@echo "make quick   the same without the boots"
+	@echo "make bench   compare with Debian's cloud-init package (root, takes long)"
+
+setup: $(VENV)/ready
+
+# On a bare Debian python3 cannot make environments; root can mend that, others are told what is missing.
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv; \
+	  else echo "python3 has no ensurepip: install python3-venv" >&2; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+boot-setup:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then tests/boot/setup; \
+	else echo "boot tests are skipped: they need root on Debian"; fi
+
+demo: setup
+	@$(BIN)/cloudboot demo
+
+quick: setup
+	$(BIN)/pytest tests/unit
+
+test: setup boot-setup
+	$(BIN)/pytest
+
+bench: setup boot-setup
+	$(BIN)/python tests/bench/compare.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
