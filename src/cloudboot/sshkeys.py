@@ -219,7 +219,9 @@ def _type_of(blob: str) -> str | None:
         strings = _strings(binascii.a2b_base64(blob, strict_mode=True))
     except (binascii.Error, ValueError):
         return None
-    return strings[0].decode("ascii", "replace") if len(strings) > 1 else None
+    if len(strings) < (3 if strings[:1] == [b"ssh-rsa"] else 2):
+        return None
+    return strings[0].decode("ascii", "replace")
 
 
 def _strings(raw: bytes) -> list[bytes]:

@@ -1,0 +1,307 @@
+"""Block devices: what the kernel calls them, what EC2 calls them, and what is mounted from them.
+
+On Xen `/dev/sdf` is `xvdf`, on UEC `vdf`; on Nitro it is some `nvme1n1`, in no stable order, and only the NVMe
+controller knows the name (in the vendor's part of its Identify page) and the volume (its serial number). What the
+metadata service says (`ephemeral0: sdb`) are EC2's names too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from cloudboot.fstab import unescape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cloudboot.host import Host
+
+BLOCK = "/sys/class/block"
+BY_ID = "/dev/disk/by-id"
+SECTOR = 512  # bytes: the unit of every size in sysfs, whatever the disk's own sectors are
+
+ROLE = re.compile(r"ami|root|swap|ephemeral\d*|ebs\d+")  # names in the metadata's block device mapping
+NAME = re.compile(r"(?:/dev/)?((?:xv|[shv])d[a-z]+\d*|sr\d+|nvme\d+n\d+(?:p\d+)?)")
+VOLUME = re.compile(r"vol-?([0-9a-f]{8,17})")
+DOTTED = re.compile(r"(.+)\.(\d+)")
+PREFIXED = re.compile(r"(?:xv|[shv])d([a-z]+)(\d*)")
+PREFIXES = ("sd", "xvd", "vd", "hd")
+
+NVME_IOCTL_ADMIN_CMD = 0xC0484E41  # linux/nvme_ioctl.h: _IOWR('N', 0x41, struct nvme_admin_cmd), 72 bytes
+NVME_IDENTIFY = 0x06
+AMAZON = 0x1D0F  # PCI vendor, bytes 0 and 1 of the Identify page
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo. `number` is `major:minor`, `root` the part of the file system that is seen."""
+
+    number: str
+    root: str
+    target: str
+    options: tuple[str, ...]
+    kind: str
+    source: str
+
+
+class Partition(NamedTuple):
+    """A partition: kernel name of its disk, its number, start and size in sectors of 512 bytes."""
+
+    disk: str
+    number: int
+    start: int
+    size: int
+
+
+def mounts(host: Host) -> list[Mount]:
+    """Return what is mounted, oldest first."""
+    found = []
+    for line in (host.text("/proc/self/mountinfo") or "").splitlines():
+        fields = line.split(" ")
+        try:
+            dash = fields.index("-", 6)
+            number, root, target, options = fields[2:6]
+            kind, source = fields[dash + 1 : dash + 3]
+        except ValueError:
+            continue
+        found.append(Mount(number, unescape(root), unescape(target), tuple(options.split(",")), kind, unescape(source)))
+    return found
+
+
+def mounted(host: Host, target: str) -> Mount | None:
+    """Return what is seen at a mount point, None if nothing is mounted there."""
+    return next((mount for mount in reversed(mounts(host)) if mount.target == target), None)
+
+
+def in_container(host: Host) -> bool:
+    """Tell whether this is a container (systemd and container managers leave a file that says so)."""
+    return any(map(host.exists, ("/run/systemd/container", "/run/.containerenv", "/.dockerenv")))
+
+
+def swaps(host: Host) -> list[str]:
+    """Return the paths of the swap space in use."""
+    lines = (host.text("/proc/swaps") or "").splitlines()[1:]
+    return [unescape(line.split()[0]) for line in lines if line.strip()]
+
+
+def device_of(host: Host, mount: Mount) -> str | None:
+    """Return the kernel name of the device that a mount is on, None if there is none (tmpfs, overlay, nfs)."""
+    link = host.root.readlink(f"/sys/dev/block/{mount.number}")
+    if link is not None:
+        return os.path.basename(link)
+    # btrfs has device numbers of its own: there the source names the device.
+    return kernel_name(host, mount.source) if mount.source.startswith("/dev/") else None
+
+
+def kernel_name(host: Host, path: str) -> str | None:
+    """Return the kernel name of a device node or of a link to one, None if the kernel has no such device."""
+    try:
+        name = os.path.basename(host.root.resolve(path))
+    except OSError:
+        return None
+    return name if host.exists(f"{BLOCK}/{name}") else None
+
+
+def size(host: Host, name: str) -> int:
+    """Return a device's size in sectors; 0 if the kernel does not say."""
+    return number_in(host, f"{BLOCK}/{name}/size") or 0
+
+
+def partition(host: Host, name: str) -> Partition | None:
+    """Return a partition's place on its disk, None for what is no partition."""
+    number = number_in(host, f"{BLOCK}/{name}/partition")
+    link = host.root.readlink(f"{BLOCK}/{name}")
+    if number is None or link is None:
+        return None
+    disk = os.path.basename(os.path.dirname(link))
+    return Partition(disk, number, number_in(host, f"{BLOCK}/{name}/start") or 0, size(host, name))
+
+
+def partitions(host: Host, disk: str) -> list[Partition]:
+    """Return the partitions of a disk."""
+    found = [partition(host, name) for name in host.listdir(f"{BLOCK}/{disk}") if name.startswith(disk)]
+    return [each for each in found if each is not None]
+
+
+def number_in(host: Host, path: str) -> int | None:
+    """Return the number in one of sysfs's files, None if there is none."""
+    text = (host.text(path) or "").strip()
+    return int(text) if text.isdigit() else None
+
+
+def read_at(host: Host, name: str, offset: int, length: int) -> bytes:
+    """Return bytes from a device; fewer, or none, if it is shorter. Raises OSError if it cannot be read."""
+    file = os.open(host.root.outside(f"/dev/{name}"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(file, length, offset)
+    finally:
+        os.close(file)
+
+
+def file_system(host: Host, name: str) -> str:
+    """Return the type of what is on a device (`ext4`, `swap`, `LVM2_member` …), empty if it is blank.
+
+    udev knows it without a process; where there is no udev, blkid looks.
+    """
+    number = (host.text(f"{BLOCK}/{name}/dev") or "").strip()
+    known = host.text(f"/run/udev/data/b{number}") if number else None
+    if known is None:
+        answer = host.ask(["blkid", "-p", "-o", "value", "-s", "TYPE", f"/dev/{name}"])
+        return answer.output.strip() if answer.ok else ""
+    return next((line.partition("=")[2] for line in known.splitlines() if line.startswith("E:ID_FS_TYPE=")), "")
+
+
+def identify(path: str) -> bytes:
+    """Return the Identify page (4096 bytes) of an NVMe controller. Raises OSError. Wants root."""
+    from array import array
+    from fcntl import ioctl
+    from struct import pack
+
+    page = array("B", bytes(4096))
+    # opcode, flags, rsvd1, nsid, cdw2, cdw3, metadata, addr, metadata_len, data_len, cdw10 (1: the controller) …
+    command = pack("=BBHIIIQQIIIIIIIIII", NVME_IDENTIFY, 0, 0, 0, 0, 0, 0, page.buffer_info()[0], 0, 4096, 1, *[0] * 7)
+    device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ioctl(device, NVME_IOCTL_ADMIN_CMD, command)
+    finally:
+        os.close(device)
+    return page.tobytes()
+
+
+def ec2_names(page: bytes) -> tuple[str, ...]:
+    """Return the EC2 names in an Identify page: `("sdf",)`, of instance store `("ephemeral0", "sdh")`, or none.
+
+    Bytes 3072 to 3103 of Amazon's controllers hold the name, padded with spaces or NULs: of an EBS volume as it was
+    given when it was attached, with or without /dev/; of instance store `ephemeral0:sdh` or `ephemeral0:none`.
+    """
+    if len(page) < 3104 or int.from_bytes(page[:2], "little") != AMAZON:
+        return ()
+    text = page[3072:3104].partition(b"\0")[0].decode("ascii", "replace").strip()
+    names = [part.removeprefix("/dev/") for part in text.split(":")]
+    return tuple(name for name in names if ROLE.fullmatch(name) or NAME.fullmatch(name))
+
+
+class Disks:
+    """Find block devices by the names that people and EC2 use.
+
+    mapping: the metadata's block device mapping (`ephemeral0` -> `sdb`). identify: returns the Identify page of the
+    NVMe controller behind a path. In an image tree nothing is found: its devices are those of another machine.
+    """
+
+    def __init__(
+        self, host: Host, mapping: Mapping[str, str], identify: Callable[[str], bytes] = identify
+    ) -> None:
+        self.host = host
+        self.mapping = mapping
+        self.identify = identify
+        self._pages: dict[str, tuple[str, ...]] = {}  # an NVMe disk's kernel name -> its EC2 names
+
+    def names(self, word: str) -> bool:
+        """Tell whether a word is a name that `find` looks up: of a disk, not a path, a label or a network share."""
+        match = DOTTED.fullmatch(word)
+        base = match[1] if match else word
+        return any(form.fullmatch(base) for form in (ROLE, NAME, VOLUME))
+
+    def find(self, word: str) -> str | None:
+        """Return the kernel name (`nvme1n1p1`) behind a name, None if this machine has no such device.
+
+        `NAME.N` is the N-th partition, `NAME.0` the whole disk; without it, the first partition if there is one.
+        """
+        if not self.host.live:
+            return None
+        match = DOTTED.fullmatch(word)
+        base, number = (match[1], int(match[2])) if match else (word, None)
+        disk = self._base(base.removeprefix("/dev/"))
+        if disk is None or number == 0:
+            return disk
+        if number is not None:
+            return self._partition(disk, number)
+        return self._partition(disk, 1) or disk
+
+    def all(self) -> list[str]:
+        """Return the kernel names of the disks (not partitions, loops, RAM disks)."""
+        return [
+            name for name in self.host.listdir(BLOCK) if NAME.fullmatch(name) and not self._is(f"{name}/partition")
+        ]
+
+    def stable(self, name: str) -> str:
+        """Return a path for fstab that means this device at the next boot as well.
+
+        The kernel numbers NVMe disks as they answer; udev's link by serial number stays with the volume.
+        """
+        if name.startswith("nvme"):
+            part = partition(self.host, name)
+            serial = self._serial(part.disk if part else name)
+            links = [link for link in self.host.listdir(BY_ID) if serial and serial in link]
+            fitting = [link for link in links if kernel_name(self.host, f"{BY_ID}/{link}") == name]
+            if fitting:
+                return f"{BY_ID}/{min(fitting, key=len)}"
+        return f"/dev/{name}"
+
+    def _base(self, name: str) -> str | None:
+        volume = VOLUME.fullmatch(name)
+        if volume:
+            serials = (f"vol{volume[1]}", f"vol-{volume[1]}")
+            return next((disk for disk in self.all() if self._serial(disk) in serials), None)
+        if not ROLE.fullmatch(name):
+            return self._named(name)
+        # Eucalyptus says `ephemeral` for `ephemeral0`.
+        roles = (name, {"ephemeral": "ephemeral0", "ephemeral0": "ephemeral"}.get(name, name))
+        for role in roles:
+            # What the disk says of itself goes before what the metadata say of it.
+            found = self._by_page(role) or self._named(self.mapping.get(role, "").removeprefix("/dev/"))
+            if found:
+                return found
+        if name in ("root", "ami"):
+            mount = mounted(self.host, "/")
+            return device_of(self.host, mount) if mount else None
+        return None
+
+    def _named(self, name: str) -> str | None:
+        if not NAME.fullmatch(name):
+            return None
+        if self._is(name):
+            return name
+        linked = kernel_name(self.host, f"/dev/{name}")
+        found = linked or self._by_page(name)
+        match = PREFIXED.fullmatch(name)
+        if found or not match:
+            return found
+        letters, number = match.groups()
+        for prefix in PREFIXES:
+            other = f"{prefix}{letters}{number}"
+            if self._is(other):
+                return other
+            found = self._by_page(other)
+            if found:
+                return found
+        if number:
+            disk = self._named(name[: -len(number)])
+            return self._partition(disk, int(number)) if disk else None
+        return None
+
+    def _by_page(self, name: str) -> str | None:
+        for disk in self.all():
+            if disk.startswith("nvme") and disk not in self._pages:
+                try:
+                    self._pages[disk] = ec2_names(self.identify(self.host.root.outside(f"/dev/{disk}")))
+                except OSError:  # no NVMe of a kind that answers: it has no name
+                    self._pages[disk] = ()
+        return next((disk for disk, names in self._pages.items() if name in names), None)
+
+    def _partition(self, disk: str, number: int) -> str | None:
+        for name in (f"{disk}{number}", f"{disk}p{number}"):
+            if self._is(f"{disk}/{name}") and self._is(name):
+                return name
+        return None
+
+    def _serial(self, disk: str) -> str:
+        for path in (f"{BLOCK}/{disk}/device/serial", f"{BLOCK}/{disk}/serial"):
+            serial = (self.host.text(path) or "").strip()
+            if serial:
+                return serial
+        return ""
+
+    def _is(self, below: str) -> bool:
+        return self.host.exists(f"{BLOCK}/{below}")

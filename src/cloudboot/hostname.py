@@ -1,0 +1,99 @@
+"""The machine's name: out of configuration and metadata, as values; and the name in /etc/hostname."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cloudboot.checker import Schema
+
+HOSTNAME_FILE = "/etc/hostname"
+KERNEL_NAME = "/proc/sys/kernel/hostname"
+NAME_LIMIT = 64  # the kernel's HOST_NAME_MAX
+
+# RFC 1123, and the underscore that systemd lets pass (hostname_is_valid).
+LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+PATTERN = rf"^{LABEL}(\.{LABEL})*$"
+FORM = "a host name: letters, digits and '-', in parts of at most 63 joined by '.'"
+
+SCHEMA: dict[str, Schema] = {
+    "hostname": {
+        "type": "string",
+        "pattern": PATTERN,
+        "x-form": FORM,
+        "maxLength": NAME_LIMIT,
+        "examples": ["web1", "web1.example.com"],
+    },
+    "fqdn": {
+        "type": "string",
+        "pattern": PATTERN,
+        "x-form": FORM,
+        "maxLength": 253,
+        "examples": ["web1.example.com"],
+    },
+    "preserve_hostname": {"type": "boolean"},
+    "prefer_fqdn_over_hostname": {"type": "boolean"},
+    "create_hostname_file": {"type": "boolean"},
+}
+
+
+class Names(NamedTuple):
+    """What a machine is called. `fqdn` is the hostname where no domain is known."""
+
+    hostname: str
+    fqdn: str
+
+    def chosen(self, config: Mapping[str, Any]) -> str:
+        """Return the one that the machine's own name is to be; the short one if the long one is too long for it."""
+        if config.get("prefer_fqdn_over_hostname") and len(self.fqdn) <= NAME_LIMIT:
+            return self.fqdn
+        return self.hostname
+
+
+def resolve(config: Mapping[str, Any], metadata_name: str | None) -> Names | None:
+    """Find the machine's names; None if neither the configuration nor the metadata has a usable one.
+
+    First `fqdn` (the hostname is `hostname`, else its first label), then a `hostname` with a dot, then `hostname`
+    with the metadata's domain name, then the metadata alone (cloud-init's order).
+    """
+    fqdn, hostname = config.get("fqdn"), config.get("hostname")
+    if fqdn:
+        return Names(hostname or fqdn.partition(".")[0], fqdn)
+    if hostname and "." in hostname:
+        return Names(hostname.partition(".")[0], hostname)
+    known = from_metadata(metadata_name)
+    if hostname:
+        return Names(hostname, known.fqdn if known else hostname)
+    return known
+
+
+def from_metadata(name: str | None) -> Names | None:
+    """Read `local-hostname`: a name, an IPv4 address, or several names (one for each of a VPC's domains).
+
+    The service is not trusted: what is no host name is None.
+    """
+    words = (name or "").split()
+    if not words:
+        return None
+    if re.fullmatch(r"\d{1,3}(\.\d{1,3}){3}", words[0]):
+        dashed = f"ip-{words[0].replace('.', '-')}"
+        return Names(dashed, dashed)
+    short = words[0].partition(".")[0]
+    if len(words[0]) > 253 or not re.fullmatch(PATTERN, words[0]):
+        return None
+    return Names(short, words[0])
+
+
+def name_in(text: str | None) -> str:
+    """Return the name that /etc/hostname holds; empty if it holds none."""
+    lines = [line.strip() for line in (text or "").splitlines()]
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+def with_name(text: str | None, name: str) -> str:
+    """Return /etc/hostname with another name, its comments as they are."""
+    comments = [line for line in (text or "").splitlines() if line.lstrip().startswith("#")]
+    return "".join(f"{line}\n" for line in [*comments, name])
