@@ -76,9 +76,7 @@ def wanted(config: Mapping[str, Any], default_user: Mapping[str, Any]) -> Accoun
         if real not in users and asked and real == name:
             users[real] = Account(real, dict(base), tuple(sorted(set(_names(base.get("groups"))))), entry.pointer)
         users[real] = _merge(users.get(real), real, entry)
-    return Accounts(
-        tuple(users.values()), _groups(config.get("groups"), flaws), name if asked else None, tuple(flaws)
-    )
+    return Accounts(tuple(users.values()), _groups(config.get("groups"), flaws), name if asked else None, tuple(flaws))
 
 
 def valid_name(name: str) -> bool:
@@ -128,9 +126,7 @@ def _merge(known: Account | None, name: str, entry: _Entry) -> Account:
     groups = _names(entry.fields.get("groups"))
     if known is None:
         return Account(name, entry.fields, tuple(dict.fromkeys(groups)), entry.pointer)
-    return Account(
-        name, {**known.fields, **entry.fields}, tuple(sorted({*known.groups, *groups})), entry.pointer
-    )
+    return Account(name, {**known.fields, **entry.fields}, tuple(sorted({*known.groups, *groups})), entry.pointer)
 
 
 def _groups(value: object, flaws: list[Flaw]) -> dict[str, tuple[str, ...]]:

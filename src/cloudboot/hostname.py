@@ -1,14 +1,18 @@
-"""The machine's name: out of configuration and metadata, as values; and the name in /etc/hostname."""
+"""The machine's name: found out of configuration and metadata (pure), and given to the machine."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cloudboot.actions import WriteFile
+from cloudboot.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cloudboot.checker import Schema
+    from cloudboot.host import Host
 
 HOSTNAME_FILE = "/etc/hostname"
 KERNEL_NAME = "/proc/sys/kernel/hostname"
@@ -97,3 +101,25 @@ def with_name(text: str | None, name: str) -> str:
     """Return /etc/hostname with another name, its comments as they are."""
     comments = [line for line in (text or "").splitlines() if line.lstrip().startswith("#")]
     return "".join(f"{line}\n" for line in [*comments, name])
+
+
+def given(host: Host, folder: str) -> str:
+    """Return the name that we gave to this instance last; empty if we gave none. `folder`: the instance's."""
+    return name_in(host.text(f"{folder}/hostname"))
+
+
+def give(host: Host, folder: str, name: str, *, create: bool = True) -> None:
+    """Write a name into /etc/hostname (`create`: also where there is none) and tell it to the kernel.
+
+    Raises ConfigError if there is no `hostname` program to do so.
+    """
+    # Noted before it is done: after a crash in between, the name is still known to be ours.
+    host.keep(WriteFile(f"{folder}/hostname", f"{name}\n".encode(), 0o600))
+    text = host.text(HOSTNAME_FILE)
+    if name_in(text) != name and (text is not None or create):
+        host.write(HOSTNAME_FILE, with_name(text, name))
+    if (host.text(KERNEL_NAME) or "").strip() == name:
+        return
+    if host.live and host.which("hostname") is None:
+        raise ConfigError(f"hostname: not found: install hostname; until a reboot the running name is not {name!r}")
+    host.run(["hostname", name], live="the name of the running kernel")

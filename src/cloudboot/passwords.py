@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.errors import ConfigError
 
@@ -12,12 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cloudboot.host import Host
+    from cloudboot.problem import Pointer
 
 SHADOW = "/etc/shadow"
 # crypt(5): MD5, bcrypt, SHA-2, scrypt and yescrypt.
 HASH = re.compile(r"\$(1|2[abxy]?|5|6|7|y|gy)(\$[^$:\n]+){2,}")
+# What may stand in /etc/shadow: locked or not, nothing, a DES hash, or any `$id$…`.
+FIELD = re.compile(r"[!*]*([./0-9A-Za-z]{13}|\$[a-z0-9-]+[$,][^:\s]+)?")
+RANDOM = ("R", "RANDOM")
 LOWER, UPPER, DIGITS, MARKS = "abcdefghijkmnopqrstuvwxyz", "ABCDEFGHJKLMNPQRSTUVWXYZ", "23456789", "#%+,-.=@_^~"
 RANDOM_LENGTH = 20
+
+
+class Wish(NamedTuple):
+    """A password that an account is to have. kind: `text`, `hash` or `random`."""
+
+    name: str
+    kind: str
+    secret: str
+    pointer: Pointer
 
 
 def field(host: Host, name: str) -> str | None:
@@ -26,15 +39,43 @@ def field(host: Host, name: str) -> str | None:
     return line[1] if line else None
 
 
+def chosen(config: dict[str, Any], default: str | None) -> list[Wish]:
+    """Return the passwords that the configuration asks for; `password` counts only if `chpasswd` names nobody."""
+    part = config.get("chpasswd") or {}
+    found = [
+        Wish(
+            user["name"],
+            "random" if user.get("type") == "RANDOM" else user.get("type", "hash"),
+            user.get("password", ""),
+            ("chpasswd", "users", index),
+        )
+        for index, user in enumerate(part.get("users") or ())
+    ]
+    lines = part.get("list") or ()
+    for line in lines.splitlines() if isinstance(lines, str) else lines:
+        name, colon, secret = line.strip().partition(":")
+        if colon:
+            found.append(_guess(name.strip(), secret, ("chpasswd", "list")))
+    if not found and config.get("password") and default is not None:
+        found.append(_guess(default, config["password"], ("password",)))
+    return found
+
+
+def _guess(name: str, secret: str, pointer: Pointer) -> Wish:
+    if secret in RANDOM:
+        return Wish(name, "random", "", pointer)
+    return Wish(name, "hash" if is_hash(secret) else "text", secret, pointer)
+
+
 def is_hash(text: str) -> bool:
     """Tell whether a text looks like a hashed password (yescrypt, which is Debian's own, counts too)."""
     return HASH.fullmatch(text) is not None
 
 
 def check_field(text: str) -> None:
-    """Raise ConfigError if a hash would break the line that it stands in."""
-    if re.search(r"[:\n\r\0]", text):
-        raise ConfigError("the hashed password holds a colon or a line break: make it with `mkpasswd`")
+    """Raise ConfigError if a text cannot be a hash: nobody could log in with what it was meant to be."""
+    if not FIELD.fullmatch(text):
+        raise ConfigError("the hashed password is not a hash: make one with `mkpasswd` (or give it as plain text)")
 
 
 def set_field(host: Host, name: str, wanted: str) -> bool:

@@ -92,7 +92,9 @@ def own_values(host: Host, keyword: str) -> list[str]:
 def edit(text: str, keyword: str, values: Sequence[str]) -> str:
     """Replace a keyword's lines before the first `Match`; all else stays as it is."""
     lines = text.splitlines(keepends=True)
-    end = next((at for at, line in enumerate(lines) if split(line)[:1] and split(line)[0].lower() == "match"), len(lines))
+    end = next(
+        (at for at, line in enumerate(lines) if split(line)[:1] and split(line)[0].lower() == "match"), len(lines)
+    )
     mine = [at for at in range(end) if split(lines[at])[:1] and split(lines[at])[0].lower() == keyword.lower()]
     if [" ".join(split(lines[at])[1:]) for at in mine] == list(values):
         return text
@@ -111,7 +113,9 @@ def split(line: str) -> list[str]:
     for char in line.strip():
         if char == '"':
             quoted, inside = not quoted, True
-        elif quoted or not (char.isspace() or (char == "=" and len(words) + inside <= 1) or (char == "#" and not inside)):
+        elif quoted or not (
+            char.isspace() or (char == "=" and len(words) + inside <= 1) or (char == "#" and not inside)
+        ):
             word, inside = word + char, True
         else:
             if inside:

@@ -26,8 +26,8 @@ TYPES = frozenset(
     sk-ecdsa-sha2-nistp256-cert-v01@openssh.com ssh-xmss@openssh.com ssh-xmss-cert-v01@openssh.com""".split()
 ).union(SHORT)
 REFUSAL = (
-    "no-port-forwarding,no-agent-forwarding,no-X11-forwarding,command=\"echo 'Please login as the user \\\"$USER\\\" "
-    "rather than the user \\\"$DISABLE_USER\\\".';echo;sleep 10;exit 142\""
+    'no-port-forwarding,no-agent-forwarding,no-X11-forwarding,command="echo \'Please login as the user \\"$USER\\" '
+    'rather than the user \\"$DISABLE_USER\\".\';echo;sleep 10;exit 142"'
 )
 OUR_OPTIONS = REFUSAL.partition("$USER")[0]
 DEFAULT_FILE = ".ssh/authorized_keys"

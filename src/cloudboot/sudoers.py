@@ -67,7 +67,9 @@ def install(host: Host, granted: Sequence[Rules]) -> bool:
     changed = host.write(FILE, text, mode=0o440)
     main = host.read(SUDOERS)
     if main is not None and not re.search(rb"(?m)^[#@]includedir\s+/etc/sudoers\.d\s*$", main):
-        host.write(SUDOERS, main + (b"" if main.endswith(b"\n") else b"\n") + b"@includedir /etc/sudoers.d\n", mode=None)
+        host.write(
+            SUDOERS, main + (b"" if main.endswith(b"\n") else b"\n") + b"@includedir /etc/sudoers.d\n", mode=None
+        )
     return changed
 
 
@@ -78,7 +80,9 @@ def current(host: Host) -> str | None:
 
 def doas_rule_names(rule: str, name: str) -> bool:
     """Tell whether a rule for doas is well formed and about this account."""
-    shape = rf"(?:permit|deny)\s+{DOAS_OPTIONS}{re.escape(name)}(?:\s+as\s+\S+)?(?:\s+cmd\s+\S+(?:\s+args(?:\s+[^\n]*)?)?)?"
+    shape = (
+        rf"(?:permit|deny)\s+{DOAS_OPTIONS}{re.escape(name)}(?:\s+as\s+\S+)?(?:\s+cmd\s+\S+(?:\s+args(?:\s+[^\n]*)?)?)?"
+    )
     return re.fullmatch(shape, rule.strip()) is not None
 
 

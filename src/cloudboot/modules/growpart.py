@@ -103,8 +103,8 @@ def room(host: Host, part: Partition) -> int:
     """Return how many sectors are free behind a partition."""
     end = part.start + part.size
     others = disks.partitions(host, part.disk)
-    if any(other.start < part.start < other.start + other.size or part.number > 4 and other.size == 2 for other in others):
-        return 0  # a logical partition: it lies in an extended one
+    if part.number > 4 and any(other.size <= 2 and other.start < part.start for other in others):
+        return 0  # a logical partition: it lies in an extended one, which the kernel shows with 1 or 2 sectors
     limit = min([disks.size(host, part.disk) - BACKUP, *(other.start for other in others if other.start >= end)])
     if limit > MBR_LIMIT and not has_gpt(host, part.disk):
         limit = MBR_LIMIT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cloudboot import hostname
-from cloudboot.actions import WriteFile
 from cloudboot.module import Context, Frequency, Stage, module
 
 
@@ -14,7 +13,7 @@ def set_hostname(ctx: Context) -> None:
     `preserve_hostname: true` leaves the name alone. With `create_hostname_file: false` /etc/hostname is not made where
     it is missing. What was set is remembered beside the semaphores, for update_hostname.
     """
-    host, config = ctx.host, ctx.config
+    config = ctx.config
     if config.get("preserve_hostname"):
         return
     names = hostname.resolve(config, ctx.instance.hostname)
@@ -26,14 +25,4 @@ def set_hostname(ctx: Context) -> None:
     if config.get("prefer_fqdn_over_hostname") and name != names.fqdn:
         told = f"fqdn: longer than {hostname.NAME_LIMIT} characters: the host name is {name!r}"
         ctx.report(told, ("fqdn",))
-    # First what we are about to set, then setting it: after a crash in between the name is still known as ours.
-    ctx.host.keep(WriteFile(f"{ctx.commands.folder}/hostname", f"{name}\n".encode(), 0o600))
-    text = host.text(hostname.HOSTNAME_FILE)
-    if hostname.name_in(text) != name and (text is not None or config.get("create_hostname_file", True)):
-        host.write(hostname.HOSTNAME_FILE, hostname.with_name(text, name))
-    if (host.text(hostname.KERNEL_NAME) or "").strip() == name:
-        return
-    if host.live and host.which("hostname") is None:
-        ctx.fail("hostname: not found: install hostname; the name counts from the next boot on")
-        return
-    host.run(["hostname", name], live="the name of the running kernel")
+    hostname.give(ctx.host, ctx.commands.folder, name, create=config.get("create_hostname_file", True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from cloudboot import accounts, passwords, sshd
 from cloudboot.actions import WriteFile
 from cloudboot.errors import CloudbootError
@@ -11,23 +9,10 @@ from cloudboot.instance import folder
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.problem import Level
 
-if TYPE_CHECKING:
-    from cloudboot.problem import Pointer
-
 STATE = "passwords.json"
-RANDOM = ("R", "RANDOM")
 SWITCH = "PasswordAuthentication"
 WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 SECRET = {"type": "string", "x-secret": True}
-
-
-class Wish(NamedTuple):
-    """A password that an account is to have. kind: `text`, `hash` or `random`."""
-
-    name: str
-    kind: str
-    secret: str
-    pointer: Pointer
 
 
 @module(
@@ -80,7 +65,7 @@ def set_passwords(ctx: Context) -> None:
     state = _State(ctx)
     drawn = []
     for wish in wishes:
-        if ctx.host.user(wish.name) is None and not ctx.host.recorded:
+        if ctx.host.user(wish.name) is None and (ctx.host.live or ctx.host.root.privileged):
             ctx.report(f"chpasswd: no such account: {wish.name!r}: left out", wish.pointer)
             continue
         try:
@@ -95,40 +80,12 @@ def set_passwords(ctx: Context) -> None:
     _switch(ctx)
 
 
-def chosen(config: dict[str, Any], default: str | None) -> list[Wish]:
-    """Return the passwords that the configuration asks for; `password` counts only if `chpasswd` names nobody."""
-    part = config.get("chpasswd") or {}
-    found = [
-        Wish(
-            user["name"],
-            "random" if user.get("type") == "RANDOM" else user.get("type", "hash"),
-            user.get("password", ""),
-            ("chpasswd", "users", index),
-        )
-        for index, user in enumerate(part.get("users") or ())
-    ]
-    lines = part.get("list") or ()
-    for line in lines.splitlines() if isinstance(lines, str) else lines:
-        name, colon, secret = line.strip().partition(":")
-        if colon:
-            found.append(_guess(name.strip(), secret, ("chpasswd", "list")))
-    if not found and config.get("password") and default is not None:
-        found.append(_guess(default, config["password"], ("password",)))
-    return found
-
-
-def _guess(name: str, secret: str, pointer: Pointer) -> Wish:
-    if secret in RANDOM:
-        return Wish(name, "random", "", pointer)
-    return Wish(name, "hash" if passwords.is_hash(secret) else "text", secret, pointer)
-
-
-def _wishes(ctx: Context) -> list[Wish]:
+def _wishes(ctx: Context) -> list[passwords.Wish]:
     default = accounts.wanted(ctx.config, ctx.image.get("default_user") or {}).default
     if ctx.config.get("password") and default is None:
         ctx.report("password: there is no default user: left out", ("password",))
     found = []
-    for wish in chosen(ctx.config, default):
+    for wish in passwords.chosen(ctx.config, default):
         if wish.kind != "random" and not wish.secret:
             ctx.report(f"chpasswd: {wish.name}: no password given: left out", wish.pointer)
         else:
@@ -159,7 +116,7 @@ class _State:
         self.host.keep(WriteFile(self.path, content.encode(), 0o600))
 
 
-def _set(ctx: Context, wish: Wish, state: _State, *, expire: bool) -> str:
+def _set(ctx: Context, wish: passwords.Wish, state: _State, *, expire: bool) -> str:
     """Set one password; return it if it was drawn here."""
     host = ctx.host
     if wish.kind == "random" and wish.name in state.drawn:
@@ -191,7 +148,7 @@ def _set(ctx: Context, wish: Wish, state: _State, *, expire: bool) -> str:
     return ""
 
 
-def _is_set(ctx: Context, wish: Wish) -> bool:
+def _is_set(ctx: Context, wish: passwords.Wish) -> bool:
     current = passwords.field(ctx.host, wish.name)
     if current is None:
         return False

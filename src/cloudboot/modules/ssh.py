@@ -46,7 +46,9 @@ PUBLIC = {"type": "string"}
         "ssh_authorized_keys": {
             "type": "array",
             "items": {"type": "string"},
-            "examples": [["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDummyDummyDummyDummyDummyDummyDummyDummyDum owner@example.com"]],
+            "examples": [
+                ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDummyDummyDummyDummyDummyDummyDummyDummyDum owner@example.com"]
+            ],
         },
         "allow_public_ssh_keys": {"type": "boolean"},
         "disable_root": {"type": "boolean"},
