@@ -104,6 +104,9 @@ def _entries(config: Mapping[str, Any], flaws: list[Flaw]) -> Iterator[_Entry]:
                 found.append((("users", name), {**fields, "name": name}))
             elif fields is True:
                 found.append((("users", name), name))
+            elif isinstance(fields, str):
+                told = f"users: {name}: must be a mapping of fields, or true: {fields!r}: left out"
+                flaws.append(Flaw(("users", name), told))
     else:
         for index, item in enumerate(users):
             found += [(("users", index), each) for each in (item if isinstance(item, list) else [item])]

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if os.path.realpath(arguments.root) == "/":
         raise UsageError("--root: is the running machine: bake works on an image tree")
-    host = open_host(arguments.root, echo=False)
+    host = open_host(arguments.root, echo=False, keep_log=False)
     if not host.root.privileged:
         raise ImageError("bake: must be run as root: it compiles with the image's own python3 (chroot)")
     bake(host, datasource=arguments.datasource, bundle=arguments.bundle)
@@ -157,10 +157,10 @@ def _install(host: Host) -> bool:
     package = os.path.dirname(__file__)
     wanted = set()
     for folder, folders, names in sorted(os.walk(package)):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and not name.startswith("."))
         below = os.path.relpath(folder, os.path.dirname(package))
         for name in sorted(names):
-            if name.endswith((".py", ".typed", ".json")):
+            if name.endswith((".py", ".typed")):
                 wanted.add(f"{HOME}/{below}/{name}")
                 changed = host.write(f"{HOME}/{below}/{name}", _source(f"{folder}/{name}")) or changed
     for stale in [f"{HOME}/cloudboot/{name}" for name in host.tree(f"{HOME}/cloudboot")]:

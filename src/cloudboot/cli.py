@@ -105,8 +105,13 @@ def _parser() -> argparse.ArgumentParser:
 # -- boot and single
 
 
-def open_host(root: str = "/", *, run_commands: bool = False, echo: bool = True, console: bool = False) -> Host:
-    """Return the door to this machine or to an image tree. Raises UsageError if there is no such directory."""
+def open_host(
+    root: str = "/", *, run_commands: bool = False, echo: bool = True, console: bool = False, keep_log: bool = True
+) -> Host:
+    """Return the door to this machine or to an image tree. Raises UsageError if there is no such directory.
+
+    `keep_log` False writes neither log nor audit: questions, and what is done to an image that has not lived yet.
+    """
     from cloudboot.host import Host
     from cloudboot.log import Log
     from cloudboot.root import Root
@@ -114,7 +119,8 @@ def open_host(root: str = "/", *, run_commands: bool = False, echo: bool = True,
     if not os.path.isdir(root):
         raise UsageError(f"--root: no such directory: {root!r}")
     tree = Root(root)
-    return Host(tree, Log(tree, echo=echo, console=console), run_commands=run_commands)
+    log = Log(tree, echo=echo, console=console, keep=keep_log)
+    return Host(tree, log, run_commands=run_commands)
 
 
 def _boot_now(stages: Sequence[str]) -> int:
@@ -173,7 +179,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from cloudboot.report import status_verb
 
     return status_verb(
-        open_host(arguments.root, echo=False),
+        open_host(arguments.root, echo=False, keep_log=False),
         wait=arguments.wait,
         timeout=arguments.timeout,
         long=arguments.long,
@@ -184,7 +190,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _why(arguments: argparse.Namespace) -> int:
     from cloudboot.single import why_sentence
 
-    print(why_sentence(open_host(arguments.root, echo=False), arguments.module))
+    print(why_sentence(open_host(arguments.root, echo=False, keep_log=False), arguments.module))
     return OK
 
 

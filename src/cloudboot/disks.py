@@ -28,6 +28,7 @@ VOLUME = re.compile(r"vol-?([0-9a-f]{8,17})")
 DOTTED = re.compile(r"(.+)\.(\d+)")
 PREFIXED = re.compile(r"(?:xv|[shv])d([a-z]+)(\d*)")
 PREFIXES = ("sd", "xvd", "vd", "hd")
+TAGS = {"LABEL": "label", "UUID": "uuid", "PARTLABEL": "partlabel", "PARTUUID": "partuuid", "ID": "id"}
 
 NVME_IOCTL_ADMIN_CMD = 0xC0484E41  # linux/nvme_ioctl.h: _IOWR('N', 0x41, struct nvme_admin_cmd), 72 bytes
 NVME_IDENTIFY = 0x06
@@ -97,10 +98,26 @@ def device_of(host: Host, mount: Mount) -> str | None:
 def kernel_name(host: Host, path: str) -> str | None:
     """Return the kernel name of a device node or of a link to one, None if the kernel has no such device."""
     try:
-        name = os.path.basename(host.root.resolve(path))
+        folder, _, name = host.root.resolve(path).rpartition("/")
     except OSError:
         return None
-    return name if host.exists(f"{BLOCK}/{name}") else None
+    return name if folder == "/dev" and host.exists(f"{BLOCK}/{name}") else None
+
+
+def node_of(source: str) -> str | None:
+    """Return the path below /dev of a source that is a device: a path, or udev's link for LABEL=, UUID= …"""
+    tag, _, value = source.partition("=")
+    if tag in TAGS and value:
+        return f"/dev/disk/by-{TAGS[tag]}/{udev_name(value.strip(chr(34)))}"
+    return source if source.startswith("/dev/") and ":/" not in source else None
+
+
+def udev_name(value: str) -> str:
+    """Return a label as udev writes it in the name of a link: what is unusual becomes \\xNN."""
+    return "".join(
+        letter if letter.isalnum() or letter in "#+-.:=@_" else "".join(f"\\x{byte:02x}" for byte in letter.encode())
+        for letter in value
+    )
 
 
 def size(host: Host, name: str) -> int:
@@ -189,9 +206,7 @@ class Disks:
     NVMe controller behind a path. In an image tree nothing is found: its devices are those of another machine.
     """
 
-    def __init__(
-        self, host: Host, mapping: Mapping[str, str], identify: Callable[[str], bytes] = identify
-    ) -> None:
+    def __init__(self, host: Host, mapping: Mapping[str, str], identify: Callable[[str], bytes] = identify) -> None:
         self.host = host
         self.mapping = mapping
         self.identify = identify
@@ -221,9 +236,7 @@ class Disks:
 
     def all(self) -> list[str]:
         """Return the kernel names of the disks (not partitions, loops, RAM disks)."""
-        return [
-            name for name in self.host.listdir(BLOCK) if NAME.fullmatch(name) and not self._is(f"{name}/partition")
-        ]
+        return [name for name in self.host.listdir(BLOCK) if NAME.fullmatch(name) and not self._is(f"{name}/partition")]
 
     def stable(self, name: str) -> str:
         """Return a path for fstab that means this device at the next boot as well.

@@ -31,7 +31,7 @@ class Given(NamedTuple):
     """A host key that the owner gave."""
 
     private: str
-    public: str | None = None
+    public: str
     certificate: str | None = None
 
 
@@ -43,14 +43,16 @@ def private_path(kind: str) -> str:
 def generate(host: Host, *, replace: bool, types: Sequence[str] = TYPES) -> None:
     """Make host keys: with `replace` all of them anew (another machine), else those that are missing.
 
-    With `replace`, keys of other types and certificates are removed, once new ones stand. Does nothing in a tree without ssh.
+    With `replace`, keys of other types and certificates are removed, once new ones stand. A tree without ssh stays as
+    it is.
     Raises CommandError if one could not be made (the others are in place), ConfigError if ssh-keygen is missing.
     """
     if host.which("ssh-keygen") is None and host.which("sshd") is None:
         host.log.info("host keys: no ssh in this tree: none made")
         return
     host.remove(DRAFT)
-    mend(host)
+    if not replace:
+        mend(host)
     usable = [kind for kind in types if kind != "ed25519" or (host.text(FIPS) or "").strip() != "1"]
     wanted = [kind for kind in usable if replace or not host.exists(private_path(kind))]
     if not wanted:
@@ -73,7 +75,7 @@ def generate(host: Host, *, replace: bool, types: Sequence[str] = TYPES) -> None
             made.append(kind)
     host.remove(DRAFT)
     if replace and made:
-        _remove_others(host, {kind: False for kind in made})
+        _remove_others(host, dict.fromkeys(made, False))
     if failed is not None:
         raise failed
 
@@ -86,13 +88,28 @@ def install(host: Host, given: Mapping[str, Given], *, replace: bool, remove_oth
     host.remove(DRAFT)
     for kind, key in given.items():
         if replace or not host.exists(private_path(kind)):
-            public = key.public or derive(host, key.private)
-            _put(host, kind, key.private, public)
+            _put(host, kind, key.private, key.public)
             if key.certificate:
                 host.write(certificate_path(kind), key.certificate)
     if replace and remove_others:
         _remove_others(host, {kind: bool(key.certificate) for kind, key in given.items()})
-    mend(host)
+
+
+def read_public(host: Host, kind: str, private: str) -> Key | None:
+    """Return the public key of a private one as ssh-keygen reads it; None if sshd could not use the private key.
+
+    That is damaged, or locked with a passphrase. One that is in place already is known to be good.
+    """
+    if host.text(private_path(kind)) == private:
+        return public_half(private) or parse(host.text(f"{private_path(kind)}.pub") or "")
+    host.remove(DRAFT)
+    host.mkdir(DRAFT, mode=0o700)
+    host.write(f"{DRAFT}/given", private, mode=0o600)
+    answer = host.ask(["ssh-keygen", "-y", "-P", "", "-f", f"{DRAFT}/given"])
+    host.remove(DRAFT)
+    if answer.status == 127:  # no tool to judge with: an image tree without root
+        return public_half(private)
+    return parse(answer.output.strip().splitlines()[-1]) if answer.ok and answer.output.strip() else None
 
 
 def mend(host: Host) -> None:
@@ -104,9 +121,11 @@ def mend(host: Host) -> None:
         public = parse(host.text(f"{private_path(kind)}.pub") or "")
         held = public_half(private)
         if public is None or (held is not None and held.blob != public.blob):
-            text = f"{held._replace(comment=comment(host)).line}\n" if held else derive(host, private, kind)
-            if text:
-                host.write(f"{private_path(kind)}.pub", text)
+            if held is None:  # PEM, of old images: only ssh-keygen reads it
+                answer = host.ask(["ssh-keygen", "-y", "-P", "", "-f", private_path(kind)])
+                held = parse(answer.output) if answer.ok else None
+            if held is not None:
+                host.write(f"{private_path(kind)}.pub", f"{held._replace(comment=comment(host)).line}\n")
 
 
 def public_half(private: str) -> Key | None:
@@ -134,19 +153,6 @@ def public_half(private: str) -> Key | None:
     return parse(f"{kind} {binascii.b2a_base64(blob, newline=False).decode()}")
 
 
-def derive(host: Host, private: str, kind: str = "") -> str:
-    """Return the .pub text of a private key. Empty if it cannot be told."""
-    held = public_half(private)
-    if held is not None:
-        return f"{held._replace(comment=comment(host)).line}\n"
-    # PEM, of old images: only ssh-keygen reads it, from a file.
-    if not kind:
-        return ""
-    answer = host.ask(["ssh-keygen", "-y", "-f", private_path(kind)])
-    key = parse(answer.output) if answer.ok else None
-    return f"{key.line}\n" if key else ""
-
-
 def certificate_path(kind: str) -> str:
     """Return where the certificate of a host key stands."""
     return f"{private_path(kind)}-cert.pub"
@@ -167,8 +173,7 @@ def comment(host: Host) -> str:
 
 def _put(host: Host, kind: str, private: str, public: str) -> None:
     host.write(private_path(kind), private, mode=0o600)
-    if public:
-        host.write(f"{private_path(kind)}.pub", public)
+    host.write(f"{private_path(kind)}.pub", public)
 
 
 def _remove_others(host: Host, keep: Mapping[str, bool]) -> None:

@@ -35,11 +35,13 @@ class Log:
         now: Callable[[], float] = time.time,
         echo: bool = True,
         console: bool = False,
+        keep: bool = True,
     ) -> None:
         self.root = root
         self.now = now
         self.echo = echo
         self.console = console
+        self.keep = keep
         self.context = ""
         self.on_doing: Callable[[str], None] | None = None
         self._lines = 0
@@ -102,6 +104,8 @@ class Log:
             sys.stderr.write(f"cloudboot: {text}\n")
 
     def _append(self, path: str, line: str, mode: int, gid: int) -> None:
+        if not self.keep:
+            return
         try:
             if not self._ready:
                 self._prepare()

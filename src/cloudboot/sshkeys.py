@@ -105,9 +105,10 @@ def merge(text: str, keys: Sequence[Key]) -> str:
             continue
         for at in places:
             there = parse(lines[at])
-            if there is not None and there.options != key.options:
-                if key.options or there.options.startswith(OUR_OPTIONS):
-                    lines[at] = f"{key.line}\n"
+            if there is None or there.options == key.options:
+                continue
+            if key.options or there.options.startswith(OUR_OPTIONS):
+                lines[at] = f"{key.line}\n"
     return "".join(lines)
 
 
@@ -226,7 +227,8 @@ def _type_of(blob: str) -> str | None:
 
 def _strings(raw: bytes) -> list[bytes]:
     """Split a key into its length-prefixed strings. Raises ValueError if one is cut short."""
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at + 4 <= len(raw):
         length = int.from_bytes(raw[at : at + 4], "big")
         if at + 4 + length > len(raw):

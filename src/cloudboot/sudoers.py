@@ -36,10 +36,9 @@ def rules(name: str, value: Any) -> Rules:
 
 def render(granted: Sequence[Rules]) -> str:
     """Return the text of our file."""
-    blocks = []
-    for each in granted:
-        if each.texts:
-            blocks.append(f"\n# {each.name}\n" + "".join(f"{each.name} {text}\n" for text in each.texts))
+    blocks = [
+        f"\n# {each.name}\n" + "".join(f"{each.name} {text}\n" for text in each.texts) for each in granted if each.texts
+    ]
     return HEADER + "".join(blocks) if blocks else ""
 
 

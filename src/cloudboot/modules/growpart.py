@@ -83,7 +83,9 @@ def grow(ctx: Context, device: str, pointer: tuple[str | int, ...]) -> None:
     if free < WORTH:
         return
     if host.which("growpart") is None:
-        ctx.fail(f"growpart: not found: install cloud-guest-utils ({free * SECTOR >> 20} MiB behind {name} stay unused)")
+        ctx.fail(
+            f"growpart: not found: install cloud-guest-utils ({free * SECTOR >> 20} MiB behind {name} stay unused)"
+        )
         return
     try:
         # It keeps its drafts in TMPDIR, and the disk to be grown may be full.

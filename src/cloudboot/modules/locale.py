@@ -58,7 +58,9 @@ def supported_line(ctx: Context, wanted: str) -> str | None:
     """Return the line of SUPPORTED that is meant; None, and a failure noted, if locales cannot be generated here."""
     known = ctx.host.text(SUPPORTED)
     if known is None or (ctx.host.live and ctx.host.which("locale-gen") is None):
-        ctx.fail(f"locale-gen: not found: install locales, then `cloudboot single --module locale` ({wanted!r} not set)")
+        ctx.fail(
+            f"locale-gen: not found: install locales, then `cloudboot single --module locale` ({wanted!r} not set)"
+        )
         return None
     lines = [line.strip() for line in known.splitlines() if line.strip() and not line.startswith("#")]
     found = next((line for line in lines if plain(line.partition(" ")[0]) == plain(wanted)), None)

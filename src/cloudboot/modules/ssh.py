@@ -60,8 +60,8 @@ PUBLIC = {"type": "string"}
 def ssh(ctx: Context) -> None:
     """Give the machine host keys of its own, and the default user and root their authorized keys.
 
-    On a new instance the host keys in /etc/ssh are replaced (`ssh_deletekeys`), by those of `ssh_keys` or by new ones of
-    `ssh_genkeytypes`; later only missing ones are made. The keys of the metadata (`allow_public_ssh_keys`) and of
+    On a new instance the host keys in /etc/ssh are replaced (`ssh_deletekeys`), by those of `ssh_keys` or by new ones
+    of `ssh_genkeytypes`; later only missing ones are made. The keys of the metadata (`allow_public_ssh_keys`) and of
     `ssh_authorized_keys` go to the default user; root gets them with options that only say whom to log in as
     (`disable_root`, `disable_root_opts`). Certificates are named in /etc/ssh/sshd_config.d/50-cloud-init.conf.
     """
@@ -101,16 +101,18 @@ def _given(ctx: Context) -> dict[str, hostkeys.Given]:
                 if text[part]:
                     ctx.report(f"ssh_keys.{kind}_{part}: left out: there is no {kind}_private", ("ssh_keys",))
             continue
-        if not hostkeys.PRIVATE.fullmatch(private):
-            told = "is not a private key (from `-----BEGIN` to `-----END`): left out"
+        shaped = hostkeys.PRIVATE.fullmatch(private) is not None
+        held = hostkeys.read_public(ctx.host, kind, private) if shaped else None
+        if held is None:
+            told = "is not a private key that sshd can use (whole, without a passphrase): left out"
             ctx.report(f"ssh_keys.{kind}_private: {told}", ("ssh_keys", f"{kind}_private"))
             continue
-        held = hostkeys.public_half(private)
         parsed = sshkeys.parse(public or "")
-        if public and (parsed is None or (held is not None and parsed.blob != held.blob)):
+        if public and (parsed is None or parsed.blob != held.blob):
             told = "is not the public key of the private one: made from that instead"
             ctx.report(f"ssh_keys.{kind}_public: {told}", ("ssh_keys", f"{kind}_public"))
             public = None
+        public = public or f"{held.line}\n"
         if certificate and sshkeys.parse(certificate) is None:
             told = "is not a certificate in OpenSSH's form: left out"
             ctx.report(f"ssh_keys.{kind}_certificate: {told}", ("ssh_keys", f"{kind}_certificate"))
@@ -159,7 +161,8 @@ def _login_keys(ctx: Context) -> None:
 def _install(ctx: Context, name: str, keys: list[sshkeys.Key]) -> None:
     user = ctx.host.user(name)
     if user is None:
-        ctx.fail(f"{name}: no such account: its ssh keys are left out")
+        if ctx.host.live or ctx.host.root.privileged:  # else its making was only recorded
+            ctx.fail(f"{name}: no such account: its ssh keys are left out")
         return
     try:
         sshkeys.install(ctx.host, user, keys)

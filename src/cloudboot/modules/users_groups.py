@@ -130,6 +130,7 @@ def users_groups(ctx: Context) -> None:
                 continue
         except (CloudbootError, OSError) as error:
             ctx.fail(f"{account.name}: {error}")
+            continue
         granted.append(sudoers.rules(account.name, account.fields.get("sudo")))
         doas += _doas(ctx, account)
     for name, members in asked.groups.items():
@@ -254,7 +255,7 @@ def _home(ctx: Context, account: Account, user: User, *, fresh: bool) -> None:
 
 
 def _password(ctx: Context, account: Account, *, fresh: bool, elsewhere: bool) -> None:
-    """Set and lock the password. `elsewhere`: set_passwords gives it one, which must not be locked again here."""
+    """Set and lock the password. `elsewhere`: set_passwords gives it one, which is not to be locked here."""
     host, name, fields = ctx.host, account.name, account.fields
     locked = account.flag("lock_passwd", True)
     hashed: Any = fields.get("hashed_passwd")
@@ -280,7 +281,7 @@ def _password(ctx: Context, account: Account, *, fresh: bool, elsewhere: bool) -
         if plain is None and not elsewhere and (passwords.field(host, name) or "").strip("!*") == "":
             told = f"users: lock_passwd: {name} has no password: its login by password stays locked"
             ctx.report(told, (*account.pointer, "lock_passwd"), Level.WARNING)
-    elif fresh or not elsewhere:
+    elif not elsewhere:
         passwords.lock(host, name)
 
 

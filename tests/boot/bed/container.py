@@ -108,7 +108,7 @@ class Container:
         """Run `argv` inside as root, or as `user`, from outside of systemd; return its exit status and output."""
         if user is not None:
             argv = ["runuser", "-u", user, "--", *argv]
-        inside = ["nsenter", f"--target={self.leader}", "--all", "--wd=/", "--", *argv]
+        inside = ["nsenter", f"--target={self.leader}", "--all", "--root", "--wd", "--", *argv]
         return run(inside, check=check, timeout=timeout, stdin=stdin, env=env)
 
     def wait_for(self, condition: Callable[[], bool] | Sequence[str], timeout: float = 30.0) -> None:
