@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from cloudboot.problem import Pointer
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}\$?")  # what useradd takes, without what would break a path
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}\$?"  # what useradd takes, without what would break a path
 NAME_FORM = "letters, digits, `_`, `.` and `-`, at most 32, not digits alone"
 DEFAULT = "default"
 
@@ -81,7 +81,7 @@ def wanted(config: Mapping[str, Any], default_user: Mapping[str, Any]) -> Accoun
 
 def valid_name(name: str) -> bool:
     """Tell whether a user or group can have this name."""
-    return NAME.fullmatch(name) is not None and not name.isdigit()
+    return re.fullmatch(NAME, name) is not None and not name.isdigit()
 
 
 def _overrides(user: object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cloudboot.http import Fetcher
 from cloudboot.instance import Identity, Instance, Kind
 from cloudboot.ledger import Ledger
 from cloudboot.module import Module, Stage
+from cloudboot.route import wait_for_route
 from cloudboot.runner import Runner
 from cloudboot.status import ENVIRONMENT, RESULT, RUN, Status, verdict
 
@@ -281,6 +282,8 @@ class Boot:
         if runner is None:
             return
         self.host.log.context = str(stage)
+        if self.host.live and not self._online() and any(module.network for module in runner.due(stage)):
+            wait_for_route(self.host)
         self.well = runner.run_stage(stage) and self.well
 
     def _run_offline(self) -> None:
@@ -370,6 +373,10 @@ class Boot:
 
     def _crawled(self) -> bool:
         return bool(self.status.values["crawled"] == self.boot_id)
+
+    def _online(self) -> bool:
+        """Tell whether the crawl of this boot has shown that there is a network."""
+        return self._crawled() and not self._source().source.offline
 
     def _source(self) -> datasource.Found:
         known = self._known()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from cloudboot.actions import MakeDir, Remove, WriteFile
 from cloudboot.errors import CommandError, ConfigError
 from cloudboot.sshd import FOLDER
 from cloudboot.sshkeys import Key, parse
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from cloudboot.host import Host
 
 TYPES = ("ecdsa", "ed25519", "rsa")  # sshd's default set; rsa last, which takes up to a second
-DRAFT = f"{FOLDER}/.cloudboot-hostkeys"
+DRAFT = f"{FOLDER}/.cloudboot-hostkeys"  # on the same disk as the keys; of no meaning to anybody but us
 FIPS = "/proc/sys/crypto/fips_enabled"
-OLD = re.compile(r"ssh_host_.*key.*")
-PRIVATE = re.compile(r"-----BEGIN ([A-Z]+ )*PRIVATE KEY-----\n.+\n-----END ([A-Z]+ )*PRIVATE KEY-----\n", re.DOTALL)
+OLD = r"ssh_host_.*key.*"
+PRIVATE = r"(?s)-----BEGIN ([A-Z]+ )*PRIVATE KEY-----\n.+\n-----END ([A-Z]+ )*PRIVATE KEY-----\n"
 MAGIC = b"openssh-key-v1\0"
 
 
@@ -50,7 +51,7 @@ def generate(host: Host, *, replace: bool, types: Sequence[str] = TYPES) -> None
     if host.which("ssh-keygen") is None and host.which("sshd") is None:
         host.log.info("host keys: no ssh in this tree: none made")
         return
-    host.remove(DRAFT)
+    host.keep(Remove(DRAFT))
     if not replace:
         mend(host)
     usable = [kind for kind in types if kind != "ed25519" or (host.text(FIPS) or "").strip() != "1"]
@@ -59,7 +60,7 @@ def generate(host: Host, *, replace: bool, types: Sequence[str] = TYPES) -> None
         return
     if host.which("ssh-keygen") is None:
         raise ConfigError("ssh-keygen: not found: install openssh-client")
-    host.mkdir(DRAFT, mode=0o700)
+    host.keep(MakeDir(DRAFT, 0o700))
     failed: CommandError | None = None
     for kind in sorted(wanted, key=lambda kind: kind == "rsa"):
         argv = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", comment(host), "-f", f"{DRAFT}/{kind}"]
@@ -73,7 +74,7 @@ def generate(host: Host, *, replace: bool, types: Sequence[str] = TYPES) -> None
         if private and public:
             _put(host, kind, private.decode(), public.decode())
             made.append(kind)
-    host.remove(DRAFT)
+    host.keep(Remove(DRAFT))
     if replace and made:
         _remove_others(host, dict.fromkeys(made, False))
     if failed is not None:
@@ -85,7 +86,7 @@ def install(host: Host, given: Mapping[str, Given], *, replace: bool, remove_oth
 
     `remove_others`: the other types' keys go once these stand.
     """
-    host.remove(DRAFT)
+    host.keep(Remove(DRAFT))
     for kind, key in given.items():
         if replace or not host.exists(private_path(kind)):
             _put(host, kind, key.private, key.public)
@@ -102,11 +103,11 @@ def read_public(host: Host, kind: str, private: str) -> Key | None:
     """
     if host.text(private_path(kind)) == private:
         return public_half(private) or parse(host.text(f"{private_path(kind)}.pub") or "")
-    host.remove(DRAFT)
-    host.mkdir(DRAFT, mode=0o700)
-    host.write(f"{DRAFT}/given", private, mode=0o600)
+    host.keep(Remove(DRAFT))
+    host.keep(MakeDir(DRAFT, 0o700))
+    host.keep(WriteFile(f"{DRAFT}/given", private.encode(), 0o600))
     answer = host.ask(["ssh-keygen", "-y", "-P", "", "-f", f"{DRAFT}/given"])
-    host.remove(DRAFT)
+    host.keep(Remove(DRAFT))
     if answer.status == 127:  # no tool to judge with: an image tree without root
         return public_half(private)
     return parse(answer.output.strip().splitlines()[-1]) if answer.ok and answer.output.strip() else None
@@ -181,5 +182,5 @@ def _remove_others(host: Host, keep: Mapping[str, bool]) -> None:
     names = {f"ssh_host_{kind}_key{end}" for kind in keep for end in ("", ".pub")}
     names |= {f"ssh_host_{kind}_key-cert.pub" for kind, certified in keep.items() if certified}
     for name in host.listdir(FOLDER):
-        if OLD.fullmatch(name) and name not in names:
+        if re.fullmatch(OLD, name) and name not in names:
             host.remove(f"{FOLDER}/{name}")

@@ -85,10 +85,9 @@ def from_metadata(name: str | None) -> Names | None:
     if re.fullmatch(r"\d{1,3}(\.\d{1,3}){3}", words[0]):
         dashed = f"ip-{words[0].replace('.', '-')}"
         return Names(dashed, dashed)
-    short = words[0].partition(".")[0]
-    if len(words[0]) > 253 or not re.fullmatch(PATTERN, words[0]):
+    if not all(len(word) <= 253 and re.fullmatch(PATTERN, word) for word in words):
         return None
-    return Names(short, words[0])
+    return Names(words[0].partition(".")[0], words[0])
 
 
 def name_in(text: str | None) -> str:

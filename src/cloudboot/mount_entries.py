@@ -10,7 +10,7 @@ from cloudboot.disks import ROLE, VOLUME
 from cloudboot.fstab import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cloudboot.disks import Disks
     from cloudboot.host import Host
@@ -22,11 +22,12 @@ DEVICE_OPTIONS = "defaults,nofail,x-systemd.device-timeout=30s"
 OTHER_OPTIONS = "defaults,nofail"
 NETWORK_OPTIONS = "defaults,nofail,_netdev"
 SWAP_OPTIONS = "sw,nofail,x-systemd.device-timeout=30s"
-SWAP_FILE_OPTIONS = "sw,nofail"
 WITHOUT_DEVICE = ("nofail", "x-systemd.device-timeout=30s")  # so that a missing disk never stops a boot
 
 NETWORK_KINDS = frozenset("nfs nfs4 cifs smb3 ceph glusterfs lustre fuse.sshfs 9p ncpfs afs".split())
 NO_FILE_SYSTEM = ("", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member", "zfs_member")
+
+LATE = 10.0  # seconds to wait for volumes that the metadata announce
 
 
 class Wish(NamedTuple):
@@ -41,7 +42,7 @@ def select(
     ctx: Context,
     known: Disks,
     rows: Sequence[tuple[list[Any], Pointer]],
-    aliases: dict[str, str],
+    aliases: Mapping[str, str],
     foreign: Sequence[Entry],
 ) -> list[Wish]:
     """Return the entries that are wanted: the owner's, and the implicit ones that nothing speaks against."""
@@ -56,7 +57,7 @@ def select(
         if not source:
             ctx.report(f"{dotted(pointer)}: the device is missing: left out", pointer)
             continue
-        source = aliases.get(source, source)
+        source = aliased(source, aliases)
         device = known.find(source)
         names = frozenset({source.removeprefix("/dev/"), device or source})
         if target is None or (len(row) > 1 and row[1] is None):
@@ -156,6 +157,14 @@ def conflict(ctx: Context, wish: Wish, foreign: Sequence[Entry]) -> bool:
             wish.pointer,
         )
     return True
+
+
+def aliased(source: str, aliases: Mapping[str, str]) -> str:
+    """Return the device behind an alias, also where a partition of it is named (`data.2`)."""
+    base, dot, number = source.rpartition(".")
+    if source not in aliases and number.isdigit() and base in aliases:
+        return f"{aliases[base]}{dot}{number}"
+    return aliases.get(source, source)
 
 
 def announced(known: Disks, word: str) -> bool:

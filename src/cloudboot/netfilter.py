@@ -85,8 +85,11 @@ class Table(NamedTuple):
     def done(self, host: Host) -> bool:
         if not host.live:
             return False
-        stored = host.read(CURRENT) or host.read(STATIC)
-        if stored != firewall.render_nft(self.policy).encode():
+        stored = host.read(CURRENT)
+        # Until a policy has been applied the static rules stand, which are the default's.
+        if stored is None and self.policy != Policy():
+            return False
+        if stored is not None and stored != firewall.render_nft(self.policy).encode():
             return False
         found = standing(host)
         chains = firewall.chains(self.policy)

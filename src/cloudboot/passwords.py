@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 SHADOW = "/etc/shadow"
 # crypt(5): MD5, bcrypt, SHA-2, scrypt and yescrypt.
-HASH = re.compile(r"\$(1|2[abxy]?|5|6|7|y|gy)(\$[^$:\n]+){2,}")
+HASH = r"\$(1|2[abxy]?|5|6|7|y|gy)(\$[^$:\n]+){2,}"
 # What may stand in /etc/shadow: locked or not, nothing, a DES hash, or any `$id$…`.
-FIELD = re.compile(r"[!*]*([./0-9A-Za-z]{13}|\$[a-z0-9-]+[$,][^:\s]+)?")
+FIELD = r"[!*]*([./0-9A-Za-z]{13}|\$[a-z0-9-]+[$,][^:\s]+)?"
 RANDOM = ("R", "RANDOM")
 LOWER, UPPER, DIGITS, MARKS = "abcdefghijkmnopqrstuvwxyz", "ABCDEFGHJKLMNPQRSTUVWXYZ", "23456789", "#%+,-.=@_^~"
 RANDOM_LENGTH = 20
@@ -69,12 +69,12 @@ def _guess(name: str, secret: str, pointer: Pointer) -> Wish:
 
 def is_hash(text: str) -> bool:
     """Tell whether a text looks like a hashed password (yescrypt, which is Debian's own, counts too)."""
-    return HASH.fullmatch(text) is not None
+    return re.fullmatch(HASH, text) is not None
 
 
 def check_field(text: str) -> None:
     """Raise ConfigError if a text cannot be a hash: nobody could log in with what it was meant to be."""
-    if not FIELD.fullmatch(text):
+    if not re.fullmatch(FIELD, text):
         raise ConfigError("the hashed password is not a hash: make one with `mkpasswd` (or give it as plain text)")
 
 

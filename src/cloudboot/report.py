@@ -86,15 +86,17 @@ def _wait(host: Host, timeout: float | None, clock: Callable[[], float], sleep: 
 
 
 def _active(host: Host) -> bool:
-    """Tell whether a job of ours runs or is queued, by systemd's word."""
+    """Tell whether a job of ours runs or is queued, by systemd's word; or whether systemd has not queued any yet."""
     units = [f"cloudboot-{name}.service" for name in UNITS]
     answer = host.spawn(["systemctl", "show", "-p", "Job,ActiveState", *units], timeout=10)
     if not answer.ok:
-        return False
-    return any(
+        return host.exists("/run/systemd/system")  # it runs, and does not listen yet
+    if any(
         line == "ActiveState=activating" or (line.startswith("Job=") and line not in ("Job=", "Job=0"))
         for line in answer.output.splitlines()
-    )
+    ):
+        return True
+    return host.spawn(["systemctl", "is-system-running"], timeout=10).output.strip() == "initializing"
 
 
 def _text(values: dict[str, Any], state: str, note: str, *, long: bool) -> list[str]:

@@ -156,7 +156,7 @@ def authorized_keys_file(host: Host, user: User) -> str:
     """
     names = sshd.value(host, "AuthorizedKeysFile") or [DEFAULT_FILE]
     marks = {"%%": "%", "%h": user.home, "%u": user.name, "%U": str(user.uid)}
-    for name in names:
+    for name in names if names != ["none"] else []:
         path = re.sub(r"%[%huU]", lambda match: marks[match.group()], name)
         full = os.path.normpath(path if path.startswith("/") else f"{user.home}/{path}")
         if full.startswith(user.home.rstrip("/") + "/") or (path.startswith("/") and re.search("%[huU]", name)):

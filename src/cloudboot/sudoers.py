@@ -16,7 +16,7 @@ FILE = f"{FOLDER}/90-cloud-init-users"  # cloud-init's name: images and scripts 
 DOAS = "/etc/doas.conf"
 HEADER = "# Written by cloudboot from the configuration's `users`. Rules of your own belong into another file.\n"
 # user hosts=(runas) tags: commands; the user is ours to write.
-RULE = re.compile(r"[^=\s#][^=\n]*=\s*(\([^()\n]*\)\s*)?([A-Z_]+:\s*)*[^\s()#][^\n]*")
+RULE = r"[^=\s#][^=\n]*=\s*(\([^()\n]*\)\s*)?([A-Z_]+:\s*)*[^\s()#][^\n]*"
 DOAS_OPTIONS = r"(?:(?:nopass|nolog|persist|keepenv|setenv\s*\{[^}\n]*\})\s+)*"
 
 
@@ -49,7 +49,7 @@ def bad_rules(host: Host, granted: Sequence[Rules]) -> set[tuple[str, str]]:
     everybody.
     """
     pairs = [(each.name, text) for each in granted for text in each.texts]
-    bad = {(name, text) for name, text in pairs if not RULE.fullmatch(text) or text.endswith("\\")}
+    bad = {(name, text) for name, text in pairs if not re.fullmatch(RULE, text) or text.endswith("\\")}
     good = [pair for pair in pairs if pair not in bad]
     if good and host.which("visudo") is not None and not _reads(host, good):
         bad |= {pair for pair in good if not _reads(host, [pair])}

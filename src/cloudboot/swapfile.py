@@ -90,7 +90,7 @@ class SwapFile(NamedTuple):
 
     @property
     def text(self) -> str:
-        return f"swap file {self.path} ({self.mib} MiB)"
+        return f"run mkswap {self.path} ({self.mib} MiB)"
 
     @property
     def live_only(self) -> str | None:

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from cloudboot.accounts import Account
     from cloudboot.host import Host
 
-PATH = re.compile(r"/[^:\n]*")
-LINE = re.compile(r"[^:\n]*")
+PATH = r"/[^:\n]*"
+LINE = r"[^:\n]*"
 # field -> option of useradd(8), and the form without which useradd would refuse the whole account.
 OPTIONS = {
     "gecos": ("--comment", LINE),
     "homedir": ("--home-dir", PATH),
     "primary_group": ("--gid", LINE),
-    "uid": ("--uid", re.compile(r"[0-9]{1,10}")),
+    "uid": ("--uid", r"[0-9]{1,10}"),
     "shell": ("--shell", PATH),
-    "expiredate": ("--expiredate", re.compile(r"\d{4}-\d{2}-\d{2}")),
-    "inactive": ("--inactive", re.compile(r"-?\d+")),
+    "expiredate": ("--expiredate", r"\d{4}-\d{2}-\d{2}"),
+    "inactive": ("--inactive", r"-?\d+"),
     "selinux_user": ("--selinux-user", LINE),
 }
 FLAGS = {"no_user_group": "--no-user-group", "system": "--system", "no_log_init": "--no-log-init"}
@@ -38,7 +38,7 @@ def useradd(host: Host, account: Account, groups: Sequence[str]) -> tuple[list[s
         if value is None:
             continue
         text = str(value)
-        if not form.fullmatch(text):
+        if not re.fullmatch(form, text):
             flaws.append((name, f"{name}: useradd would not take it, left out: {text!r}"))
         elif name == "uid" and (holder := _holder(host, int(text))) is not None:
             flaws.append((name, f"uid: {text} is {holder}'s: {account.name} gets another one"))

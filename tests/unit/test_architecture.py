@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 ROWS = [
     {"errors", "problem", "process", "root", "checker"},
     {"actions", "log", "host", "http"},
-    {"instance", "disks", "distro", "firewall", "fstab", "hostname"},
+    {"instance", "route", "disks", "distro", "firewall", "fstab", "hostname"},
     {
         "imds",
         "userdata",

@@ -92,7 +92,7 @@ def apply(ctx: Context, known: Disks) -> None:
     host = ctx.host
     rows = [(row, ("mounts", index)) for index, row in enumerate(ctx.config.get("mounts") or ())]
     aliases: dict[str, str] = ctx.config.get("device_aliases") or {}
-    words = [aliases.get(str(row[0]), str(row[0])) for row, _ in rows]
+    words = [mount_entries.aliased(str(row[0]), aliases) for row, _ in rows]
     mount_entries.wait_for(known, [word for word in words if mount_entries.announced(known, word)], host)
     try:
         foreign = [entry for entry in fstab.parse(read(host)) if not entry.ours]
@@ -233,6 +233,10 @@ def use_swap_file(ctx: Context, swap: Swap) -> None:
     if swap_active(host, file.path):
         return
     if host.live and not in_place(host, file.path):
+        if host.exists(file.path):
+            told = f"swap: {file.path} is there and is no swap file: not touched: give another filename"
+            ctx.report(told, ("swap", "filename"))
+            return
         free = swapfile.free_space(host, file.path) // swapfile.MIB
         if file.mib >= free:
             raise ConfigError(f"{file.path}: {file.mib} MiB are asked for, {free} MiB are free: not made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cloudboot import accounts, hostkeys, sshd, sshkeys
@@ -101,7 +102,12 @@ def _given(ctx: Context) -> dict[str, hostkeys.Given]:
                 if text[part]:
                     ctx.report(f"ssh_keys.{kind}_{part}: left out: there is no {kind}_private", ("ssh_keys",))
             continue
-        shaped = hostkeys.PRIVATE.fullmatch(private) is not None
+        if not ctx.first and ctx.host.exists(hostkeys.private_path(kind)):
+            found[kind] = hostkeys.Given(
+                private, "", certificate
+            )  # stays as it is, whatever the configuration says now
+            continue
+        shaped = re.fullmatch(hostkeys.PRIVATE, private) is not None
         held = hostkeys.read_public(ctx.host, kind, private) if shaped else None
         if held is None:
             told = "is not a private key that sshd can use (whole, without a passphrase): left out"

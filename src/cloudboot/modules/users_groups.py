@@ -150,7 +150,7 @@ def _account(ctx: Context, account: Account, default: str | None, *, elsewhere: 
     if user is None:
         if not ctx.first:
             host.log.info(f"{account.name}: no such account: not made again, this is not a new instance")
-            return False
+            return not (host.live or host.root.privileged)  # in a tree without root, its making was only recorded
         _create(ctx, account)
         user, fresh = host.user(account.name), True
         if user is None:
