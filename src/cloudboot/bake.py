@@ -7,7 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from cloudboot import distro
+from cloudboot import distro, modules
 from cloudboot.errors import CommandError, ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ def _install(host: Host) -> bool:
             if name.endswith((".py", ".typed")):
                 wanted.add(f"{HOME}/{below}/{name}")
                 changed = host.write(f"{HOME}/{below}/{name}", _source(f"{folder}/{name}")) or changed
+    index = f"{HOME}/cloudboot/modules/{modules.INDEX}"
+    wanted.add(index)
+    host.write(index, modules.index())
     for stale in [f"{HOME}/cloudboot/{name}" for name in host.tree(f"{HOME}/cloudboot")]:
         if stale not in wanted and "__pycache__" not in stale:
             changed = host.remove(stale) or changed

@@ -58,7 +58,7 @@ class Boot:
         self.status = Status(host)
         self.boot_id = Ledger(host, "").boot
         host.log.on_doing = self.status.doing
-        self.modules = modules.load_all()
+        self.modules = modules.declared()
         self.image, self.image_problems = store.image(host)
         self.well = True
         self.emptied: set[Stage] = set()  # proved to have nothing to do, by a stage before
@@ -139,7 +139,8 @@ class Boot:
                 self._run(Stage.NETWORK)
         self._lock_down()
         self._run(Stage.CONFIG)
-        if self._known().kind is Kind.SAME and not self._due(Stage.FINAL):
+        if self._known().kind is Kind.SAME and all(module.light for module in self._due(Stage.FINAL)):
+            self._run(Stage.FINAL)
             self._prove_empty(Stage.FINAL)
             self._finish()
 
@@ -236,7 +237,7 @@ class Boot:
     def schemas(self) -> dict[str, Schema]:
         """Return what every top-level key may be: the modules' schemas and our own."""
         union = dict(CORE_SCHEMA)
-        for module in self.modules:
+        for module in modules.load_all():
             union.update(module.schema)
         return union
 

@@ -227,12 +227,12 @@ class Disks:
             return None
         match = DOTTED.fullmatch(word)
         base, number = (match[1], int(match[2])) if match else (word, None)
-        disk = self._base(base.removeprefix("/dev/"))
-        if disk is None or number == 0:
-            return disk
-        if number is not None:
-            return self._partition(disk, number)
-        return self._partition(disk, 1) or disk
+        found = self._base(base.removeprefix("/dev/"))
+        if found and number != 0:
+            first = self._partition(found, number or 1)
+            found = first if number else first or found
+        # A container may see its host's disks in /sys: what it may use has a node.
+        return found if found and self.host.exists(f"/dev/{found}") else None
 
     def all(self) -> list[str]:
         """Return the kernel names of the disks (not partitions, loops, RAM disks)."""

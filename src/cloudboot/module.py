@@ -76,17 +76,15 @@ class Module(NamedTuple):
     metadata: bool  # reads the metadata service's answers: waits for the crawl
     network: bool  # needs the network
     essential: bool  # the login hangs on it: neither a list nor another module's failure keeps it from running
+    light: bool  # not worth a process of its own: an earlier stage runs it where nothing else of its stage is due
     distros: tuple[str, ...]  # empty: all
+    reads: tuple[str, ...]  # the configuration keys that it declares
+    idle: Callable[[Host, str], bool] | None  # proves, given the instance's folder, that there is nothing to do
 
     @property
     def doc(self) -> str:
         """The module's docstring."""
         return self.function.__doc__ or ""
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The configuration keys that the module declares."""
-        return tuple(self.schema)
 
 
 def module(
@@ -99,7 +97,9 @@ def module(
     metadata: bool = False,
     network: bool = False,
     essential: bool = False,
+    light: bool = False,
     distros: tuple[str, ...] = (),
+    idle: Callable[[Host, str], bool] | None = None,
 ) -> Callable[[Callable[[Context], None]], Module]:
     """Declare a module. `keys` defaults to those of `schema`; give `()` for one that always runs."""
 
@@ -115,7 +115,10 @@ def module(
             metadata,
             network,
             essential,
+            light,
             distros,
+            tuple(schema or ()),
+            idle,
         )
 
     return declare

@@ -93,7 +93,11 @@ def complete(ctx: Context, known: Disks, wish: Wish, rest: Sequence[str | None])
             missing = True
             path = unfound(source)
             if path is None:
-                ctx.report(f"{dotted(wish.pointer)}: no {source} on this machine{here(known)}: left out", wish.pointer)
+                told = f"{dotted(wish.pointer)}: no {source} on this machine{here(known)}: left out"
+                if host.live:
+                    ctx.report(told, wish.pointer)
+                else:
+                    host.log.info(f"{told}: such names are found on the running machine only")
                 return None
             if host.live:
                 ctx.report(

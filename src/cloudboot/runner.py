@@ -194,7 +194,9 @@ class Runner:
         return [
             each
             for each in chosen
-            if self.decision(each)[1].run and ran.get(each.name, {}).get("stage_run") != self._stage_run(stage)
+            if self.decision(each)[1].run
+            and not self._idle(each)
+            and ran.get(each.name, {}).get("stage_run") != self._stage_run(stage)
         ]
 
     def run_stage(self, stage: Stage, *, until: Callable[[Module], bool] | None = None) -> bool:
@@ -213,6 +215,9 @@ class Runner:
                 continue
             if not decision.run:
                 self._skipped(module, when, decision.reason)
+                continue
+            if self._idle(module):
+                self._skipped(module, when, "there is nothing to do")
                 continue
             if until is not None and until(module):
                 break
@@ -289,6 +294,10 @@ class Runner:
         return f"{zlib.crc32(json.dumps(part, sort_keys=True, default=str).encode()):08x}"
 
     # -- how
+
+    def _idle(self, module: Module) -> bool:
+        """Tell whether a module proves that there is nothing to do. It is not noted as run then."""
+        return module.idle is not None and module.idle(self.host, self.ledger.folder)
 
     def _stage_run(self, stage: Stage) -> int:
         return int(self.status.values["stages"].get(stage, {}).get("run", 0))

@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from cloudboot.host import Host
     from cloudboot.module import Context
 
 IMAGE_FOLDERS = ("/var/lib/cloudboot/scripts", "/var/lib/cloud/scripts")  # what an image brings; ours, cloud-init's
 NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
+
+
+def none_of(kind: str) -> Callable[[Host, str], bool]:
+    """Return the proof that there are no scripts of a kind, neither the instance's nor the image's."""
+
+    def idle(host: Host, folder: str) -> bool:
+        places = [f"{folder}/scripts", *IMAGE_FOLDERS]
+        return not any(host.listdir(f"{place}/{kind}") for place in places)
+
+    return idle
 
 
 def run_parts(ctx: Context, kind: str, *, prefix: Sequence[str] = (), image: bool = True) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cloudboot.module import Module
+    from cloudboot.host import Host
+    from cloudboot.module import Context, Module
+
+INDEX = "index.json"
 
 ORDER = (
     # network: what must precede logins and mounts
@@ -51,3 +54,58 @@ def load(name: str) -> Module:
 def load_all() -> list[Module]:
     """Return all modules in run order."""
     return [load(name) for name in ORDER]
+
+
+def declared() -> list[Module]:
+    """Return all modules in run order, without importing their files where `bake` has left an index of them.
+
+    Such a module imports its file when it is run; its schema is empty (`load` has it).
+    """
+    import json
+    import os
+
+    from cloudboot.module import Frequency, Module, Stage
+
+    try:
+        with open(f"{os.path.dirname(__file__)}/{INDEX}", encoding="utf-8") as file:
+            entries = json.load(file)
+    except FileNotFoundError:
+        return load_all()
+    except (OSError, ValueError):
+        return load_all()  # damaged: slower, not wrong
+
+    def later(name: str, facts: dict[str, Any]) -> Module:
+        def idle(host: Host, folder: str) -> bool:
+            proof = load(name).idle
+            return proof is not None and proof(host, folder)
+
+        def function(ctx: Context) -> None:
+            load(name).function(ctx)
+
+        lists = {key: tuple(facts[key]) for key in ("keys", "distros", "reads")}
+        return Module(
+            **{
+                **facts,
+                **lists,
+                "name": name,
+                "stage": Stage(facts["stage"]),
+                "frequency": Frequency(facts["frequency"]),
+                "function": function,
+                "schema": {},
+                "idle": idle if facts["idle"] else None,
+            }
+        )
+
+    return [later(name, facts) for name, facts in entries.items()]
+
+
+def index() -> str:
+    """Return what `declared` reads: everything about the modules but their functions and schemas, as JSON."""
+    import json
+
+    entries = {}
+    for each in load_all():
+        facts = each._asdict()
+        del facts["name"], facts["function"], facts["schema"]
+        entries[each.name] = {**facts, "idle": each.idle is not None}
+    return json.dumps(entries, indent=1) + "\n"

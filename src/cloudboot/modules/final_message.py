@@ -17,6 +17,7 @@ DEFAULT = "cloudboot $version finished at $timestamp. Datasource $datasource. Up
     frequency=Frequency.ALWAYS,
     schema={"final_message": {"type": "string", "examples": ["ready after $uptime seconds"]}},
     keys=(),
+    light=True,
 )
 def final_message(ctx: Context) -> None:
     """Say on the console that the boot is over, and leave `boot-finished` beside the instance's semaphores.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cloudboot.module import Context, Frequency, Stage, module
-from cloudboot.scripts import run_parts
+from cloudboot.scripts import none_of, run_parts
 
 
-@module(stage=Stage.FINAL, frequency=Frequency.INSTANCE, keys=(), converges=False)
+@module(stage=Stage.FINAL, frequency=Frequency.INSTANCE, keys=(), converges=False, idle=none_of("per-instance"))
 def scripts_per_instance(ctx: Context) -> None:
     """Run scripts once for each instance, in the order of their names.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cloudboot.module import Context, Frequency, Stage, module
-from cloudboot.scripts import run_parts
+from cloudboot.scripts import none_of, run_parts
 
 
-@module(stage=Stage.FINAL, frequency=Frequency.ONCE, keys=(), converges=False)
+@module(stage=Stage.FINAL, frequency=Frequency.ONCE, keys=(), converges=False, idle=none_of("per-once"))
 def scripts_per_once(ctx: Context) -> None:
     """Run scripts once in the life of this disk, in the order of their names.
 

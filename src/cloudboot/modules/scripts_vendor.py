@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloudboot.module import Context, Frequency, Stage, module
-from cloudboot.scripts import run_parts
+from cloudboot.scripts import none_of, run_parts
 
 SWITCH: dict[str, Any] = {
     "type": "object",
@@ -24,6 +24,7 @@ SWITCH: dict[str, Any] = {
     schema={"vendor_data": {**SWITCH, "examples": [{"enabled": False}]}},
     keys=(),
     converges=False,
+    idle=none_of("vendor"),
 )
 def scripts_vendor(ctx: Context) -> None:
     """Run the vendor data's scripts once for each instance; `vendor_data: {enabled: false}` leaves them out.

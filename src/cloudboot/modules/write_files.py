@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -74,20 +73,17 @@ def write_files(ctx: Context) -> None:
         except CloudbootError as error:
             ctx.report(f"write_files[{number}]: not written: {error}", ("write_files", number))
         except OSError as error:
-            told = f"write_files[{number}]: not written: {entry['path']}: {error.strerror}"
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                told += " (below a user's home no symlink is followed)"
-            ctx.report(told, ("write_files", number))
+            ctx.fail(f"write_files[{number}]: not written: {entry['path']}: {error.strerror}")
 
 
 def write_entry(ctx: Context, number: int, entry: dict[str, Any]) -> None:
     """Write one file. Raises OSError, CloudbootError."""
     host, place = ctx.host, ("write_files", number)
     path = os.path.normpath("/" + entry["path"].lstrip("/"))
-    there = host.look(path)
-    if path.startswith(("/proc/", "/sys/")) or (there is not None and there.kind == "other"):
-        told = f"write_files[{number}].path: is no file on a disk: {path!r}: left alone: write to it in bootcmd"
-        ctx.report(told, (*place, "path"))
+    beneath = home_above(host, path)
+    hindrance = hindered(host, path, beneath)
+    if hindrance:
+        ctx.report(f"write_files[{number}].path: {hindrance}: not written", (*place, "path"))
         return
     if entry.get("defer"):
         told = f"write_files[{number}].defer: not supported yet: written now"
@@ -96,12 +92,27 @@ def write_entry(ctx: Context, number: int, entry: dict[str, Any]) -> None:
     content = content_of(ctx, number, entry)
     if content is None:
         return
-    beneath = home_above(host, path)
     make_parents(host, path, owner, beneath)
     if entry.get("append"):
-        append(ctx, number, path, content, entry, owner)
+        append(ctx, number, path, content, entry, owner, beneath)
     else:
         host.write(path, content, mode=mode_of(ctx, number, entry), owner=owner, beneath=beneath)
+
+
+def hindered(host: Host, path: str, beneath: str | None) -> str:
+    """Say why no file can stand at a path; empty if one can."""
+    there = host.look(path, follow=beneath is None)
+    if path.startswith(("/proc/", "/sys/")) or (there is not None and there.kind == "other"):
+        return f"{path!r} is no file on a disk: write to it in bootcmd"
+    if there is not None and there.kind == "dir":
+        return f"{path!r} is a directory"
+    folder = os.path.dirname(path)
+    while beneath is not None and folder != beneath:
+        entry = host.look(folder, follow=False)
+        if entry is not None and entry.kind == "link":
+            return f"{folder!r} is a symlink in a user's home: none is followed there"
+        folder = os.path.dirname(folder)
+    return ""
 
 
 def owner_of(ctx: Context, number: int, entry: dict[str, Any]) -> str:
@@ -203,15 +214,19 @@ def make_parents(host: Host, path: str, owner: str, beneath: str | None) -> None
         host.mkdir(folder, owner=owner, beneath=beneath)
 
 
-def append(ctx: Context, number: int, path: str, content: bytes, entry: dict[str, Any], owner: str) -> None:
+def append(
+    ctx: Context, number: int, path: str, content: bytes, entry: dict[str, Any], owner: str, beneath: str | None
+) -> None:
     """Add to a file once for this instance; again only if it is no longer there.
 
     Mode and owner of a file that exists stay where the entry does not name them.
     """
-    host, note, beneath = ctx.host, f"{ctx.commands.folder}/appended", home_above(ctx.host, path)
+    host, note = ctx.host, f"{ctx.commands.folder}/appended"
     known = (host.text(note) or "").splitlines()
     mark = f"{number} {zlib.crc32(content):08x} {len(content)} {path}"
-    before = host.read(path)
+    there = host.look(path, follow=False)
+    linked = beneath is not None and there is not None and there.kind == "link"
+    before = None if linked else host.read(path)  # a user's link may point at what only root may read
     mode = mode_of(ctx, number, entry) if "permissions" in entry or before is None else None
     who = owner if "owner" in entry or before is None else None
     if mark in known and before is not None and content in before:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from casebook import ScratchHost, plant
+from casebook import NoFetcher, ScratchHost, plant
 from cloudboot import disks, mount_entries
+from cloudboot.commands import Commands
 from cloudboot.disks import Disks
+from cloudboot.instance import Instance
+from cloudboot.module import Context
+from cloudboot.modules import mounts as mounts_file
 from cloudboot.root import Root
 
 if TYPE_CHECKING:
@@ -129,6 +133,12 @@ def test_a_link_of_udev(tmp_path: Path) -> None:
     assert Disks(known, {}, lambda path: bytes(4096)).find("sdf") == "nvme1n1"
 
 
+def test_a_disk_of_the_containers_host(tmp_path: Path) -> None:
+    known = host(tmp_path, {"vdb": ""})
+    known.root.remove("/dev/vdb")
+    assert Disks(known, {"ephemeral0": "sdb"}).find("ephemeral0") is None
+
+
 def test_an_image_tree_has_no_devices_of_this_machine(tmp_path: Path) -> None:
     found = nitro(tmp_path)
     found.host.live = False
@@ -222,6 +232,7 @@ class Arriving(Clock):
         super().pause(seconds)
         if self.time >= self.at:
             plant(self.root, "/sys/class/block/xvdf/dev", "202:80\n")
+            plant(self.root, "/dev/xvdf", "")
 
 
 @pytest.mark.parametrize(("at", "said"), [(0.5, 0), (3.0, 1)])
@@ -246,3 +257,50 @@ def test_only_volumes_that_are_announced_are_waited_for(tmp_path: Path) -> None:
     waited = [name for name in "sdf /dev/sdf sdf.1 ebs1 vol-0123abcd sdb ephemeral0 sdg".split()
               if mount_entries.announced(known, name)]  # fmt: skip
     assert waited == ["sdf", "/dev/sdf", "sdf.1", "ebs1", "vol-0123abcd"]
+
+
+def context(known: ScratchHost, config: dict[str, Any]) -> Context:
+    return Context(
+        host=known, config=config, instance=Instance("i-0123456789abcdef0", "Ec2"), image={}, name="mounts", marks={},
+        commands=Commands(known, "/var/lib/cloudboot/instance", "mounts"), fetcher=NoFetcher(), first=True,
+    )  # fmt: skip
+
+
+def test_mounts_by_the_names_that_the_disks_know(tmp_path: Path) -> None:
+    known = nitro(tmp_path)
+    host = known.host
+    assert isinstance(host, ScratchHost)
+    link = f"{disks.BY_ID}/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0"
+    plant(host.root, link, {"link": "../../nvme1n1"})
+    plant(host.root, "/run/udev/data/b259:3", "E:ID_FS_TYPE=xfs\n")
+    mounts_file.apply(context(host, {"mounts": [["/dev/sdf", "/data"], ["/dev/nvme1n1", "/again"]]}), known)
+    options = "defaults,nofail,x-systemd.device-timeout=30s,comment=cloudconfig"
+    assert host.text("/etc/fstab") == (
+        f"/dev/nvme2n1\t/mnt\tauto\t{options}\t0\t2\n"
+        f"{link}\t/data\tauto\t{options}\t0\t2\n"
+        f"/dev/nvme1n1\t/again\tauto\t{options}\t0\t2\n"
+    )
+
+
+def test_fstab_of_an_image_tree(tmp_path: Path) -> None:
+    known = nitro(tmp_path)
+    known.host.live = False
+    rows = [["/dev/sdf", "/data"], ["ephemeral0", "/scratch"], ["nfs.example.com:/x", "/x"]]
+    ctx = context(known.host, {"mounts": rows, "swap": {"size": "1M"}})  # type: ignore[arg-type]
+    mounts_file.apply(ctx, known)
+    assert known.host.text("/etc/fstab") == (
+        "/dev/sdf\t/data\tauto\tdefaults,nofail,x-systemd.device-timeout=30s,comment=cloudconfig\t0\t2\n"
+        "nfs.example.com:/x\t/x\tauto\tdefaults,nofail,_netdev,comment=cloudconfig\t0\t0\n"
+    )
+    recorded = [action.text for action, _ in known.host.recorded]
+    assert "run mount /data" in recorded
+    assert "run mkswap /swap.img (1 MiB)" in recorded
+    assert ctx.failures == []
+    assert ctx.problems == []
+
+
+def test_bytes_in_fstab_that_are_no_text_survive(tmp_path: Path) -> None:
+    known = nitro(tmp_path)
+    plant(known.host.root, "/etc/fstab", b"# caf\xe9\x0c\x85\n")
+    mounts_file.apply(context(known.host, {"mounts": [["tmpfs", "/t", "tmpfs"]]}), known)  # type: ignore[arg-type]
+    assert (known.host.read("/etc/fstab") or b"").startswith(b"# caf\xe9\x0c\x85\ntmpfs\t/t\t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -330,11 +331,21 @@ def test_a_machine_grows_mounts_and_swaps_once(scratch: Scratch) -> None:
         with Machine(ns, scratch, image, tree, disks=extra) as box:
             box.boot()
             box.wait_console("job done|Power down")
-            open("/tmp/B_console","w").write(box.console())
             first = box.console()
             box.wait_exit()
             box.boot()
             box.wait_console("job done")
             second = box.console()
             box.wait_exit()
-    print(first[first.index("turn 1") :], second[second.index("turn 1") :])
+    assert "turn 1 growpart: ['run growpart /dev/vda 1'] []" in first
+    assert "turn 1 resizefs: ['run resize2fs /dev/vda1'] []" in first
+    by_id = r"/dev/disk/by-id/\S*_vol0123456789abcdef0\t/data\tauto\tdefaults,nofail,x-systemd.device-timeout=30s,"
+    assert re.search(by_id, first)
+    for console, turns in ((first, (2,)), (second, (1, 2))):
+        for turn in turns:
+            for name in ("growpart", "resizefs", "mounts"):
+                assert f"turn {turn} {name}: [] [" in console
+        for target, source in (("/mnt", "vdb"), ("/data", r"nvme\dn1"), ("/logs", r"nvme\dn1")):
+            assert re.search(rf"{target} +/dev/{source}\b", console), target
+        assert re.search(r"/logs/swap +file", console)
+    assert "emergency mode" not in second
