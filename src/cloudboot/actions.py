@@ -40,7 +40,7 @@ class WriteFile(NamedTuple):
     """A file with this content, mode and owner (`user:group`).
 
     `mode` or `owner` None keeps what an existing file has (a new one gets 0644, root). `beneath`: a user's home, below
-    which no symlink is followed.
+    which no symlink is followed, and no directory is made in passing.
     """
 
     path: str
@@ -67,7 +67,8 @@ class WriteFile(NamedTuple):
 
     def apply(self, host: Host) -> None:
         mode, uid, gid = self._access(host)
-        host.make_parents(self.path)
+        if self.beneath is None:
+            host.make_parents(self.path)
         entry = host.root.look(self.path, follow=not self.beneath)
         if entry is not None and entry.kind == "dir":
             raise ConfigError(f"{self.path}: is a directory: a file was to be written there")

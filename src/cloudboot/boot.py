@@ -209,9 +209,12 @@ class Boot:
         from cloudboot import hostkeys
 
         new = known.kind is Kind.NEW_WITHOUT_DATA
-        hostkeys.generate(self.host, replace=new and not self.host.exists(f"{RUN}/rekeyed"))
-        if new:
-            self.host.keep(WriteFile(f"{RUN}/rekeyed", b""))
+        try:
+            hostkeys.generate(self.host, replace=new and not self.host.exists(f"{RUN}/rekeyed"))
+            if new:
+                self.host.keep(WriteFile(f"{RUN}/rekeyed", b""))
+        except (CloudbootError, OSError) as error:
+            self.status.error(f"host keys: {error}")
         if switched_off:
             return
         self.host.keep(WriteFile(PENDING, b""))

@@ -142,5 +142,5 @@ def test_main_job(suite: str, options: list[str], v6: bool, key_pair: KeyPair, r
         assert box.inside.host_keys() != keys
         assert box.inside("cat /var/tmp/runs") == "last\nlast"
         assert box.login(key_pair, host=host) == "debian"
-        units = box.inside("systemctl --failed --no-legend --plain 'cloudboot*'")
+        units = box.inside("systemctl list-units --failed --no-legend --plain 'cloudboot*'")
         assert units == ""

@@ -25,8 +25,8 @@ CONDITION_TIMEOUT = 600  # seconds
                 "mode": {"type": "string", "enum": ["poweroff", "reboot", "halt"]},
                 "delay": {
                     "anyOf": [
-                        {"type": "integer", "minimum": 0},
                         {"type": "string", "pattern": r"^(now|\+?[0-9]+)$", "x-form": "now, or minutes"},
+                        {"type": "integer", "minimum": 0},
                     ]
                 },
                 "message": {"type": "string"},
@@ -50,6 +50,11 @@ def power_state_change(ctx: Context) -> None:
     `timeout`: seconds to wait for cloudboot's own end (30), else nothing is done.
     """
     settings = ctx.config["power_state"]
+    for field in ("delay", "condition"):
+        if field not in settings and ("power_state", field) in ctx.marks:
+            # It was wrong and is left out; to do without would be to switch off what was to stay up for a while.
+            ctx.report(f"power_state: nothing is done, because {field} is wrong", ("power_state", field))
+            return
     if power.pending(ctx.host):
         ctx.host.log.info("a shutdown is scheduled already")
         return
