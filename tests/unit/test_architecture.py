@@ -15,12 +15,12 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 ROWS = [
     "errors problem process root checker",
     "actions log host http",
-    "instance route disks filesystems distro firewall fstab hostname passwords power apt",
-    "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys",
-    "accounts useradd sudoers swapfile mount_entries lockdown",
+    "instance route disks filesystems distro firewall fstab hostname passwords apt",
+    "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock",
+    "accounts useradd sudoers swapfile mount_entries lockdown power",
     "ledger commands module scripts",
     "modules",
-    "store schema status runner lock",
+    "store schema runner",
     "boot report single bake demo",
     "cli __main__",
 ]
