@@ -26,7 +26,7 @@ ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND": 
 LIVE = "packages are installed on a running machine"
 INSTALLED = "${db:Status-Abbrev}\t${Package}\t${Architecture}\t${Version}\t${Provides}\n"
 # A package as apt-get takes it; the first character keeps it from being read as an option.
-WORD = r"^[a-zA-Z0-9][a-zA-Z0-9+.-]*(:[a-z0-9-]+)?([=/][a-zA-Z0-9][a-zA-Z0-9+.~:*-]*)?[\^+-]?$"
+WORD = r"^[a-zA-Z0-9][a-zA-Z0-9+.-]*(:[a-z0-9-]+)?([=/][a-zA-Z0-9][a-zA-Z0-9+.~:*-]*)?[\^+-]?$(?!\n)"
 
 
 class Have(NamedTuple):

@@ -61,6 +61,7 @@ class Boot:
         self.modules = modules.declared()
         self.image, self.image_problems = store.image(host)
         self.well = True
+        self.changed = False  # the user data is not what was kept
         self.emptied: set[Stage] = set()  # proved to have nothing to do, by a stage before
 
     def run(self, stages: list[Stage]) -> bool:
@@ -134,8 +135,10 @@ class Boot:
         if not self._crawled():
             before = known.kind
             self._crawl()
-            if self._known().kind is Kind.NEW and before is not Kind.NEW:
-                # The login was let through before the service could say that this is another machine.
+            late = self._known().kind is Kind.NEW and before is not Kind.NEW
+            if late or self.changed:
+                # The login was let through before the service could say that this is another machine, or that the
+                # owner has changed the user data.
                 self._run(Stage.NETWORK)
         self._lock_down()
         self._run(Stage.CONFIG)
@@ -169,6 +172,7 @@ class Boot:
         current = fetched.instance._replace(id=decided.id or fetched.instance.id)
         # A user data that changed is applied by what runs always or on change; what ran stays as it is.
         identity = Identity(current.id, hardware or (previous.hardware if previous else None), fetched.instance.id)
+        self.changed = store.user_data(host, current.id)[0] != (fetched.user_data or b"")
         store.adopt(host, current, identity, fetched.user_data, fetched.vendor_data)
         if decided.kind is Kind.NEW:
             store.note_applied(host, current.id, fetched.user_data)

@@ -63,7 +63,8 @@ def resolve(config: Mapping[str, Any], metadata_name: str | None) -> Names | Non
     First `fqdn` (the hostname is `hostname`, else its first label), then a `hostname` with a dot, then `hostname`
     with the metadata's domain name, then the metadata alone (cloud-init's order).
     """
-    fqdn, hostname = config.get("fqdn"), config.get("hostname")
+    # A block text (`hostname: |`) brings its newline along, which a pattern's `$` lets pass.
+    fqdn, hostname = (str(config.get(key) or "").strip() for key in ("fqdn", "hostname"))
     if fqdn:
         return Names(hostname or fqdn.partition(".")[0], fqdn)
     if hostname and "." in hostname:

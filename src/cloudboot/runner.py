@@ -190,13 +190,10 @@ class Runner:
     def due(self, stage: Stage) -> list[Module]:
         """Return the modules of a stage that are to run and have not in this run of it."""
         chosen, _ = select(stage, self.modules, self.config.value)
-        ran = self.status.values["modules"]
         return [
             each
             for each in chosen
-            if self.decision(each)[1].run
-            and not self._idle(each)
-            and ran.get(each.name, {}).get("stage_run") != self._stage_run(stage)
+            if self.decision(each)[1].run and not self._idle(each) and not self._has_run(each, stage)
         ]
 
     def run_stage(self, stage: Stage, *, until: Callable[[Module], bool] | None = None) -> bool:
@@ -211,7 +208,7 @@ class Runner:
         stopped_by, well = "", True
         for module in chosen:
             when, decision = self.decision(module)
-            if self.status.values["modules"].get(module.name, {}).get("stage_run") == self._stage_run(stage):
+            if self._has_run(module, stage):
                 continue
             if not decision.run:
                 self._skipped(module, when, decision.reason)
@@ -294,6 +291,13 @@ class Runner:
         return f"{zlib.crc32(json.dumps(part, sort_keys=True, default=str).encode()):08x}"
 
     # -- how
+
+    def _has_run(self, module: Module, stage: Stage) -> bool:
+        """Tell whether a module has run in this run of its stage, with the configuration as it is now."""
+        if self.status.values["modules"].get(module.name, {}).get("stage_run") != self._stage_run(stage):
+            return False
+        last = self.ledger.last(module.name)
+        return last is not None and last.digest == self.digest(module)
 
     def _idle(self, module: Module) -> bool:
         """Tell whether a module proves that there is nothing to do. It is not noted as run then."""

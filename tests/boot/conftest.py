@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from boot.bed import KeyPair, Namespace, Scratch, Tree, Trees, leftovers, missing_tools, sweep
+from boot.worlds import World, baked, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,3 +84,27 @@ def namespace() -> Iterator[Namespace]:
 def key_pair(session_scratch: Scratch) -> KeyPair:
     """An ssh key pair."""
     return KeyPair.create(session_scratch.file("id_ed25519"))
+
+
+@pytest.fixture(scope="session")
+def baked_trixie(tree_trixie: Tree, session_scratch: Scratch) -> Iterator[Tree]:
+    """Debian 13 with the agent baked in."""
+    yield from baked(tree_trixie, session_scratch)
+
+
+@pytest.fixture(scope="session")
+def baked_bookworm(tree_bookworm: Tree, session_scratch: Scratch) -> Iterator[Tree]:
+    """Debian 12 with the agent baked in."""
+    yield from baked(tree_bookworm, session_scratch)
+
+
+@pytest.fixture
+def trixie(baked_trixie: Tree, scratch: Scratch) -> Iterator[World]:
+    """A container of Debian 13 with a wire to its cloud, not booted yet."""
+    yield from world(baked_trixie, scratch)
+
+
+@pytest.fixture
+def bookworm(baked_bookworm: Tree, scratch: Scratch) -> Iterator[World]:
+    """A container of Debian 12 with a wire to its cloud, not booted yet."""
+    yield from world(baked_bookworm, scratch)

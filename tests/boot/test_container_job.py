@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from boot.bed import Container, Imds, KeyPair, Link, Repository, Scratch, Tree, run, ssh
-from boot.job import USER_DATA, Inside, check_first_boot, fingerprints
-from cloudboot import bake
-from cloudboot.cli import open_host
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
+from boot.bed import Imds, KeyPair, Link
+from boot.job import USER_DATA, check_first_boot, fingerprints
+from boot.worlds import World
 
 pytestmark = pytest.mark.container
-OPTIONS = ["--capability=CAP_NET_ADMIN"]
 FIRST, SECOND = "i-0aaaaaaaaaaaaaaa1", "i-0bbbbbbbbbbbbbbb2"
 
 

@@ -39,8 +39,8 @@ def locale(ctx: Context) -> None:
     `locale: false` leaves the image's. `C.UTF-8`, `C` and `POSIX` need no generating. `locale_configfile` is another
     file for LANG.
     """
-    wanted = ctx.config["locale"]
-    if not wanted or str(wanted).lower() in ("false", "no", "off", "0"):
+    wanted = str(ctx.config["locale"]).strip()
+    if wanted.lower() in ("", "false", "no", "off", "0"):
         return
     name = wanted
     if plain(wanted) not in BUILT_IN:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 REBOOT_REQUIRED = ("/run/reboot-required", "/var/run/reboot-required", "/run/reboot-needed")
 NAME = {"type": "string", "pattern": apt.WORD, "x-form": "a package's name, or name=version"}
-VERSION = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9+.~:*-]*$", "x-form": "a version (quote it)"}
+VERSION = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9+.~:*-]*$(?!\n)", "x-form": "a version (quote it)"}
 # Two words: name and version. x-whole, since half of it would install another version than was asked for.
 PAIR = {"type": "array", "items": VERSION, "minItems": 2, "maxItems": 2, "x-whole": True}
 ENTRY: dict[str, Any] = {"anyOf": [NAME, PAIR]}

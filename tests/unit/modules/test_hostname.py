@@ -29,6 +29,7 @@ from cloudboot.modules.update_etc_hosts import with_line
         ({"fqdn": "a.example.org"}, "web.example.com", Names("a", "a.example.org")),
         ({"fqdn": "a.example.org", "hostname": "b"}, "web.example.com", Names("b", "a.example.org")),
         ({"hostname": ""}, "web", Names("web", "web")),
+        ({"hostname": "a\n"}, None, Names("a", "a")),
     ],
 )
 def test_precedence(config: dict[str, Any], metadata: str | None, names: Names | None) -> None:
@@ -37,7 +38,21 @@ def test_precedence(config: dict[str, Any], metadata: str | None, names: Names |
 
 @pytest.mark.parametrize(
     "name",
-    ["../etc", "a b/c", "-a", "a-", "a..b", ".a", "a.", "a;reboot", "a\nb;c", "$(reboot)", "x" * 64, "é", "a." * 130 + "a"],
+    [
+        "../etc",
+        "a b/c",
+        "-a",
+        "a-",
+        "a..b",
+        ".a",
+        "a.",
+        "a;reboot",
+        "a\nb;c",
+        "$(reboot)",
+        "x" * 64,
+        "é",
+        "a." * 130 + "a",
+    ],
 )
 def test_hostile_names_of_the_service(name: str) -> None:
     assert hostname.from_metadata(name) is None
