@@ -75,8 +75,16 @@ class Commands:
 
     @property
     def failed(self) -> list[Outcome]:
-        """The commands that did not succeed."""
-        return [outcome for outcome in self.outcomes if outcome.state not in (DONE, RECORDED)]
+        """The commands that did not succeed; one that was not reached counts if a failure is why."""
+        found: list[Outcome] = []
+        broken: set[str] = set()
+        for outcome in self.outcomes:
+            if outcome.state in (FAILED, INTERRUPTED):
+                broken.add(outcome.label)
+                found.append(outcome)
+            elif outcome.state == NOT_REACHED and outcome.label in broken:
+                found.append(outcome)
+        return found
 
     def script(self, label: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Outcome:
         """Run one program of the owner's to its end and return what became of it.
@@ -157,6 +165,9 @@ class Commands:
             outcome = Outcome(self.module, label, number, NOT_REACHED, None, 0.0, text, output)
             if number in marks:
                 outcome = outcome._replace(state=FAILED if marks[number] else DONE, status=marks[number])
+            elif start <= number < reached:
+                # Passed over: inside a here-document or a function, or a branch that was not taken.
+                outcome = outcome._replace(state=DONE)
             elif number == reached + 1 and whole and number >= start:
                 # The script ended inside this item: `exit`, `exec`, or an error under `set -e`.
                 outcome = outcome._replace(state=FAILED if status else DONE, status=status)
@@ -170,7 +181,7 @@ class Commands:
     def _interrupted(self, label: str, items: Sequence[str], marks: dict[int, int], stopped: int) -> list[Outcome]:
         result = []
         for number, text in enumerate(items, 1):
-            state = INTERRUPTED if number == stopped else NOT_REACHED
+            state = INTERRUPTED if number == stopped else NOT_REACHED if number > stopped else DONE
             status = marks.get(number)
             if status is not None:
                 state = FAILED if status else DONE
@@ -254,10 +265,16 @@ def script_text(items: Sequence[str], start: int = 1, *, marks: bool = True) -> 
             continue
         lines.append(text + "\n")
         open_word = _here_document(text, open_word)
+        if open_word is not None and not _ends(open_word, items[number:]):
+            open_word = None  # a shift, a quoted text: whatever it is, it is no here-document
         # `&& :` keeps `set -e` from ending the script at the mark, where it would not have ended at the item.
         if marks and open_word is None:
             lines.append(f"\n_m {number} && :\n")
     return "".join(lines)
+
+
+def _ends(word: str, items: Sequence[str]) -> bool:
+    return any(line.strip("\t") == word for text in items for line in text.splitlines())
 
 
 def _here_document(text: str, open_word: str | None) -> str | None:
@@ -268,7 +285,7 @@ def _here_document(text: str, open_word: str | None) -> str | None:
             if line.strip("\t") == open_word:
                 open_word = None
             continue
-        found = re.search(r"<<-?\s*(['\"]?)([A-Za-z_][\w.-]*)\1", line)
+        found = re.search(r"(?<!<)<<-?\s*\\?(['\"]?)([A-Za-z_][\w.-]*)\1", line)
         if found:
             open_word = found.group(2)
     return open_word

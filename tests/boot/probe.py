@@ -39,7 +39,7 @@ class Door:
         self.attempts = 0
         self.connected = 0
         self.outcomes: dict[str, int] = {}
-        self.first = 0.0  # of the connections, on the monotonic clock
+        self.failed = 0  # after the first connection
         self.pending: dict[int, tuple[socket.socket, float]] = {}  # oldest first
 
     def knock(self, poll: select.epoll, now: float) -> None:
@@ -54,13 +54,13 @@ class Door:
                 self.pending[attempt.fileno()] = (attempt, now + PATIENCE)
                 poll.register(attempt.fileno(), select.EPOLLOUT)
             else:
-                self.note(answer, now)
+                self.note(answer)
                 attempt.close()
 
-    def settle(self, number: int, now: float) -> None:
+    def settle(self, number: int) -> None:
         """Take the answer to a pending attempt."""
         attempt, _ = self.pending.pop(number)
-        self.note(attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), now)
+        self.note(attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         attempt.close()
 
     def give_up(self, now: float) -> None:
@@ -71,14 +71,15 @@ class Door:
             if until > now:
                 return
             del self.pending[number]
-            self.note(errno.ETIMEDOUT, now)
+            self.note(errno.ETIMEDOUT)
             attempt.close()
 
-    def note(self, answer: int, now: float) -> None:
+    def note(self, answer: int) -> None:
         """Count an outcome."""
         if answer == 0:
             self.connected += 1
-            self.first = self.first or now
+        elif self.connected:
+            self.failed += 1
         name = errno.errorcode.get(answer, str(answer)) if answer else "connected"
         self.outcomes[name] = self.outcomes.get(name, 0) + 1
 
@@ -93,8 +94,8 @@ def targets(address: str, port: int) -> list[tuple[str, int] | tuple[str, int, i
 def watch(path: str, period: float, addresses: list[str]) -> None:
     """Try until SIGTERM. systemd, if it started us, is told when every address has been tried once."""
     ended: list[str] = []
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda got, _: ended.append(signal.Signals(got).name))
+    for wanted in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(wanted, lambda got, _: ended.append(signal.Signals(got).name))
     doors = [Door(address) for address in addresses]
     looks = {"opened": 0, "denied": 0, "absent": 0}
     poll = select.epoll()
@@ -108,7 +109,7 @@ def watch(path: str, period: float, addresses: list[str]) -> None:
         answered = {number for number, _ in poll.poll(0)}
         for door in doors:
             for number in answered & door.pending.keys():
-                door.settle(number, now)
+                door.settle(number)
             door.give_up(now)
         if rounds % 20 == 0:
             look(looks)
@@ -138,7 +139,7 @@ def state(door: Door) -> dict[str, object]:
     return {
         "attempts": door.attempts,
         "connected": door.connected,
-        "first": door.first,
+        "failed": door.failed,
         "outcomes": door.outcomes,
     }
 

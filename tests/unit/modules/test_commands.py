@@ -98,6 +98,39 @@ def test_here_document_over_several_items_holds_no_marks(machine: Machine) -> No
     assert machine.printed() == "_text_\nafter\n"
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["if false; then", "echo no", "fi", "echo after"],
+        ["f() {", "echo no", "}", "echo after"],
+        ["cat > /dev/null <<'END'", "text", "END", "echo after"],
+        ["cat > /dev/null <<\\END", "text", "END", "echo after"],
+        ["n=$((1 << 2))", "n=2; n=$((1 << n))", "true", "echo after"],
+        ["bash -c 'cat > /dev/null <<< hello'", "true", "true", "echo after"],
+        ["echo 'use <<EOF' > /dev/null", "true", "true", "echo after"],
+        ["true", "echo after", "exit 0", "echo no"],
+        ["true", "true", "exec echo after", "echo no"],
+    ],
+)
+def test_what_is_passed_over_is_no_failure(machine: Machine, items: list[str]) -> None:
+    commands = machine.commands()
+    commands.shell("runcmd", items)
+    assert machine.printed() == "after\n"
+    assert commands.failed == []
+
+
+def test_from_an_item_is_no_failure(machine: Machine) -> None:
+    commands = machine.commands()
+    commands.shell("runcmd", ["false", "true"], start=2)
+    assert commands.failed == []
+
+
+def test_what_a_failure_kept_from_running_is_named(machine: Machine) -> None:
+    commands = machine.commands()
+    commands.shell("runcmd", ["true", "exit 3", "true"])
+    assert [(each.item, each.state) for each in commands.failed] == [(2, "failed"), (3, "not reached")]
+
+
 def test_syntax_error_fails_every_item(machine: Machine) -> None:
     assert {outcome.state for outcome in machine.run(["echo 'open", "true"])} == {"failed"}
 
