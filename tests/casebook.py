@@ -130,7 +130,14 @@ class NoFetcher(Fetcher):
         self.asked: list[tuple[str, str, dict[str, str] | None]] = []
 
     def _request(
-        self, method: str, url: str, form: Mapping[str, str] | None, tries: int, pause: float, deadline: float
+        self,
+        method: str,
+        url: str,
+        form: Mapping[str, str] | None,
+        tries: int,
+        pause: float,
+        deadline: float,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         self.asked.append((method, url, dict(form) if form else None))
         return Answer(200, b"")

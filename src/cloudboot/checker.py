@@ -3,7 +3,7 @@
 Understood: type, enum, const, properties, additionalProperties, patternProperties, required, minProperties, items,
 minItems, maxItems, pattern, minLength, maxLength, minimum, maximum, anyOf, oneOf. Annotations: `deprecated` (the
 version since which, and what to use), `x-whole` (a list whose items count only together: one bad item spoils it),
-`x-secret` (never echoed), `x-form` (a pattern in words).
+`x-secret` (never echoed, nor is what holds it), `x-form` (a pattern in words).
 A test holds that this agrees with jsonschema on every case.
 """
 
@@ -51,31 +51,26 @@ class Flaw(NamedTuple):
 
 def check(value: Any, schema: Schema, pointer: Pointer = ()) -> Iterator[Flaw]:
     """Yield what is wrong with a value, the deepest place that can be named for each."""
-    if schema.get("x-secret"):
-        plain = {key: item for key, item in schema.items() if key != "x-secret"}
-        for flaw in check(value, plain, pointer):
-            yield flaw._replace(text=flaw.text.partition(": ")[0])
-        return
     for word in ("anyOf", "oneOf"):
         if word in schema:
-            yield from _alternatives(value, schema[word], pointer, only_one=word == "oneOf")
+            yield from _alternatives(value, schema, schema[word], pointer, only_one=word == "oneOf")
     if "type" in schema:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         if not any(_is(value, name) for name in types):
             wanted = " or ".join(NAMES[name] for name in types)
-            yield Flaw(pointer, f"must be {wanted}, not {_name(value)}: {_short(value)}")
+            yield Flaw(pointer, f"must be {wanted}, not {_name(value)}{_shown(value, schema)}{_advice(value, wanted)}")
             return
     if "enum" in schema and not any(_same(value, item) for item in schema["enum"]):
-        yield Flaw(pointer, f"must be one of {', '.join(map(_short, schema['enum']))}: {_short(value)}")
+        yield Flaw(pointer, f"must be one of {', '.join(map(_short, schema['enum']))}{_shown(value, schema)}")
     if "const" in schema and not _same(value, schema["const"]):
-        yield Flaw(pointer, f"must be {_short(schema['const'])}: {_short(value)}")
+        yield Flaw(pointer, f"must be {_short(schema['const'])}{_shown(value, schema)}")
     if isinstance(value, str):
         yield from _text(value, schema, pointer)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if "minimum" in schema and value < schema["minimum"]:
-            yield Flaw(pointer, f"must be at least {schema['minimum']}: {value}")
+            yield Flaw(pointer, f"must be at least {schema['minimum']}{_shown(value, schema)}")
         if "maximum" in schema and value > schema["maximum"]:
-            yield Flaw(pointer, f"must be at most {schema['maximum']}: {value}")
+            yield Flaw(pointer, f"must be at most {schema['maximum']}{_shown(value, schema)}")
     elif isinstance(value, list):
         yield from _list(value, schema, pointer)
     elif isinstance(value, dict):
@@ -84,7 +79,7 @@ def check(value: Any, schema: Schema, pointer: Pointer = ()) -> Iterator[Flaw]:
 
 def _text(value: str, schema: Schema, pointer: Pointer) -> Iterator[Flaw]:
     if "pattern" in schema and not re.search(schema["pattern"], value):
-        yield Flaw(pointer, f"is not of the form {schema.get('x-form', schema['pattern'])}: {_short(value)}")
+        yield Flaw(pointer, f"is not of the form {schema.get('x-form', schema['pattern'])}{_shown(value, schema)}")
     if len(value) < schema.get("minLength", 0):
         yield Flaw(pointer, "must not be empty")
     if "maxLength" in schema and len(value) > schema["maxLength"]:
@@ -130,7 +125,9 @@ def _mapping(value: dict[str, Any], schema: Schema, pointer: Pointer) -> Iterato
             yield from check(item, part, place)
 
 
-def _alternatives(value: Any, schemas: list[Schema], pointer: Pointer, *, only_one: bool) -> Iterator[Flaw]:
+def _alternatives(
+    value: Any, whole: Schema, schemas: list[Schema], pointer: Pointer, *, only_one: bool
+) -> Iterator[Flaw]:
     best: list[Flaw] | None = None
     fitting = 0
     for schema in schemas:
@@ -145,7 +142,7 @@ def _alternatives(value: Any, schemas: list[Schema], pointer: Pointer, *, only_o
         elif not fitting and (best is None or _depth(flaws) > _depth(best)):
             best = flaws
     if only_one and fitting > 1:
-        yield Flaw(pointer, f"fits more than one form: {_short(value)}")
+        yield Flaw(pointer, f"fits more than one form{_shown(value, whole)}")
         return
     if fitting or (best is not None and (_depth(best) > len(pointer) or len(schemas) == 1)):
         yield from best or ()
@@ -159,7 +156,8 @@ def _alternatives(value: Any, schemas: list[Schema], pointer: Pointer, *, only_o
     if fits_type:
         yield from fits_type
     else:
-        yield Flaw(pointer, f"must be {' or '.join(dict.fromkeys(wanted))}, not {_name(value)}: {_short(value)}")
+        told = " or ".join(dict.fromkeys(wanted))
+        yield Flaw(pointer, f"must be {told}, not {_name(value)}{_shown(value, whole)}{_advice(value, told)}")
 
 
 def _depth(flaws: list[Flaw]) -> int:
@@ -182,9 +180,33 @@ def _name(value: Any) -> str:
     for name, types in TYPES.items():
         if _is(value, name) and types:
             return NAMES[name]
-    return f"a {type(value).__name__}"  # dates and bytes, which YAML has and JSON has not
+    return "binary data" if isinstance(value, bytes) else "a date"  # which YAML has and JSON has not
+
+
+def _advice(value: Any, wanted: str) -> str:
+    """Say what to do about a text that YAML reads as something else."""
+    if NAMES["string"] not in wanted or isinstance(value, (str, list, type(None))):
+        return ""
+    if isinstance(value, dict):
+        # `- echo a: b`
+        return ": quote a text that has a ': ' in it" if len(value) == 1 else ""
+    return ": put it in quotes"
+
+
+def _shown(value: Any, schema: Schema) -> str:
+    """Return the value for a message; nothing where a secret may stand in it."""
+    return "" if _holds_secret(schema) else f": {_short(value)}"
+
+
+def _holds_secret(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return "x-secret" in schema or any(map(_holds_secret, schema.values()))
+    return isinstance(schema, list) and any(map(_holds_secret, schema))
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """Return a value as YAML has it where that differs from Python, in at most 60 characters."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value) if _name(value) == "a date" else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cloudboot.checker import Schema, check
+from cloudboot.checker import Flaw, Schema, check
 from cloudboot.problem import Level, Mark, Marks, Pointer, Problem
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ CORE_SCHEMA: dict[str, Schema] = {
     "launch-index": {"type": ["integer", "string"]},
     "version": {},
 }
+OF_MODULES = ("frequency", "on_error", "on_interrupt")  # mappings by the name of a module
 # Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
 NOT_YET = frozenset(
     """ansible apk_repos apt apt_pipelining apt_sources apt_mirror apt_proxy autoinstall byobu_by_default ca_certs
@@ -60,6 +61,8 @@ NOT_YET = frozenset(
     ubuntu_advantage ubuntu-advantage ubuntu_pro updates vendor_data2 warnings wireguard yum_repos zypper consume lease
     instances-cloud-config network""".split()
 )
+
+Left = dict[Pointer, list[int]]  # a list that items were left out of -> the owner's indices of those that remain
 
 
 class Layer(NamedTuple):
@@ -150,7 +153,7 @@ def _overlay(
 def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem]) -> dict[str, Any]:
     """Return the layer's value without what is wrong in it; each flaw becomes a problem."""
     value: dict[str, Any] = _copy(layer.value)
-    dropped_items: list[Pointer] = []
+    left: Left = {}
     for key in list(value):
         if key not in schemas:
             problems.append(_unknown_key(key, layer, schemas))
@@ -160,25 +163,59 @@ def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem
         if "deprecated" in schemas[key]:
             told = f"{key}: deprecated since {schemas[key]['deprecated']}"
             problems.append(Problem(_mark(layer, (key,)), told, Level.DEPRECATED))
-        while True:
+        if key in OF_MODULES:
+            _drop_unknown_modules(key, value[key], layer, problems)
+        while key in value:
             flaws = [flaw for flaw in check(value[key], schemas[key], (key,)) if not flaw.deprecated]
             if not flaws:
                 break
-            flaw = flaws[0]
-            told = f"{_dotted(flaw.pointer)}: {flaw.text}{_suggestion(flaw.pointer[-1], flaw.known)}"
-            removed = _remove(value, flaw.pointer, schemas[key])
-            left = f": {_dotted(removed)} is left out" if removed != flaw.pointer else ": left out"
-            problems.append(Problem(_mark(layer, _original(flaw.pointer, dropped_items)), told + left))
-            if isinstance(removed[-1], int):
-                dropped_items.append(removed)
-            if key not in value:
-                break
+            _leave_out(value, flaws, schemas[key], left, layer, problems)
         if key in value:
             for flaw in check(value[key], schemas[key], (key,)):
-                told = f"{_dotted(flaw.pointer)}: {flaw.text}"
-                problems.append(Problem(_mark(layer, flaw.pointer), told, Level.DEPRECATED))
-    _shift(layer.marks, dropped_items)
+                owners = _owners(flaw.pointer, left)
+                problems.append(Problem(_mark(layer, owners), f"{_dotted(owners)}: {flaw.text}", Level.DEPRECATED))
+    _shift(layer.marks, left)
     return value
+
+
+def _drop_unknown_modules(key: str, value: Any, layer: Layer, problems: list[Problem]) -> None:
+    """Leave out what a mapping by module says of modules that there are none of."""
+    from cloudboot.module import canonical_name
+    from cloudboot.modules import ORDER
+
+    for name in list(value) if isinstance(value, dict) else ():
+        if canonical_name(name) not in ORDER:
+            told = f"{key}.{name}: no such module{_suggestion(canonical_name(name), ORDER)}: left out"
+            problems.append(Problem(_mark(layer, (key, name)), told))
+            del value[name]
+
+
+def _leave_out(
+    value: dict[str, Any],
+    flaws: list[Flaw],
+    schema: Schema,
+    left: Left,
+    layer: Layer,
+    problems: list[Problem],
+) -> None:
+    """Leave out the smallest piece around each flaw. Items of lists go last, so that indices stay until then."""
+    gone: set[Pointer] = set()
+    for flaw in flaws:
+        if any(flaw.pointer[:length] in gone for length in range(1, len(flaw.pointer) + 1)):
+            continue
+        place = _smallest(value, flaw.pointer, schema)
+        gone.add(place)
+        owners, removed = _owners(flaw.pointer, left), _owners(place, left)
+        told = f"{_dotted(owners)}: {flaw.text}{_suggestion(flaw.pointer[-1], flaw.known)}"
+        told += f": {_dotted(removed)} is left out" if removed != owners else ": left out"
+        problems.append(Problem(_mark(layer, owners), told))
+        if isinstance(place[-1], str):
+            del _at(value, place[:-1])[place[-1]]
+    for place in sorted(gone, key=lambda place: place[-1] if isinstance(place[-1], int) else -1, reverse=True):
+        if isinstance(place[-1], int):
+            items = _at(value, place[:-1])
+            left.setdefault(_owners(place[:-1], left), list(range(len(items)))).pop(place[-1])
+            del items[place[-1]]
 
 
 def _unknown_key(key: str, layer: Layer, schemas: Mapping[str, Schema]) -> Problem:
@@ -197,19 +234,19 @@ def _suggestion(key: str | int, known: tuple[str, ...]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def _remove(value: Any, pointer: Pointer, schema: Schema) -> Pointer:
-    """Remove the smallest piece around a flaw that can be missed; return where it stood."""
+def _smallest(value: Any, pointer: Pointer, schema: Schema) -> Pointer:
+    """Return where the smallest piece around a flaw stands that can be missed."""
     for length in range(len(pointer), 1, -1):
         place = pointer[:length]
-        holder = value
-        for step in place[:-1]:
-            holder = holder[step]
-        if isinstance(holder, dict) and place[-1] in _required(schema, place[:-1]):
-            continue
-        del holder[place[-1]]
-        return place
-    del value[pointer[0]]
+        if isinstance(_at(value, place[:-1]), list) or place[-1] not in _required(schema, place[:-1]):
+            return place
     return pointer[:1]
+
+
+def _at(value: Any, pointer: Pointer) -> Any:
+    for step in pointer:
+        value = value[step]
+    return value
 
 
 def _required(schema: Schema, pointer: Pointer) -> set[str]:
@@ -236,29 +273,31 @@ def _step(schema: Schema, step: str | int) -> list[Schema]:
     return result
 
 
-def _original(pointer: Pointer, dropped: list[Pointer]) -> Pointer:
-    """Return where a value stood before earlier items of its lists were left out."""
-    for place in reversed(dropped):
-        depth = len(place) - 1
-        if len(pointer) > depth and pointer[:depth] == place[:depth]:
-            step = pointer[depth]
-            if isinstance(step, int) and isinstance(place[depth], int) and step >= int(place[depth]):
-                pointer = (*pointer[:depth], step + 1, *pointer[depth + 1 :])
-    return pointer
+def _owners(pointer: Pointer, left: Left) -> Pointer:
+    """Return where in the owner's text a value stands, by where it stands in what was left of it."""
+    place: Pointer = ()
+    for step in pointer:
+        kept = left.get(place) if isinstance(step, int) else None
+        place = (*place, kept[step] if kept is not None and isinstance(step, int) else step)
+    return place
 
 
-def _shift(marks: Marks, dropped: list[Pointer]) -> None:
+def _shift(marks: Marks, left: Left) -> None:
     """Move the marks of items that follow one that was left out."""
-    for place in dropped:
-        depth = len(place) - 1
-        moved: Marks = {}
-        for pointer in [known for known in marks if len(known) > depth and known[:depth] == place[:depth]]:
-            step = pointer[depth]
-            if isinstance(step, int) and step >= int(place[depth]):
-                mark = marks.pop(pointer)
-                if step > int(place[depth]):
-                    moved[(*pointer[:depth], step - 1, *pointer[depth + 1 :])] = mark
-        marks.update(moved)
+    if not left:
+        return
+    now = {place: {index: number for number, index in enumerate(kept)} for place, kept in left.items()}
+    moved: Marks = {}
+    for owners, mark in marks.items():
+        pointer: Pointer | None = ()
+        for depth, step in enumerate(owners):
+            places = now.get(owners[:depth]) if isinstance(step, int) else None
+            number = step if places is None or not isinstance(step, int) else places.get(step)
+            pointer = (*pointer, number) if pointer is not None and number is not None else None
+        if pointer is not None:
+            moved[pointer] = mark
+    marks.clear()
+    marks.update(moved)
 
 
 def _mark(layer: Layer, pointer: Pointer) -> Mark:

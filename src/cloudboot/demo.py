@@ -20,7 +20,7 @@ ssh_authorized_keys:
 write_files:
   - {path: /etc/motd, content: "Configured by cloudboot.\\n"}
 mounts:
-  - [ephemeral0, /scratch]
+  - [tmpfs, /scratch, tmpfs]
 packages: [nginx]
 runcmd:
   - cd /tmp
@@ -28,9 +28,10 @@ runcmd:
 frequency: {mounts: always}
 """
 TREE = {
-    "/etc/passwd": "root:x:0:0:root:/root:/bin/bash\n",
-    "/etc/group": "root:x:0:\nadm:x:4:\nsudo:x:27:\n",
-    "/etc/shadow": "root:*:19000:0:99999:7:::\n",
+    "/bin/bash": "",
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/bash\ndebian:x:1000:1000:Debian:/home/debian:/bin/bash\n",
+    "/etc/group": "root:x:0:\nadm:x:4:\nsudo:x:27:\ndebian:x:1000:\n",
+    "/etc/shadow": "root:*:19000:0:99999:7:::\ndebian:!:19000:0:99999:7:::\n",
     "/etc/os-release": 'ID=debian\nVERSION_ID="13"\n',
     "/etc/fstab": "# a line of somebody else's\nLABEL=rootfs / ext4 defaults 0 1\n",
     "/etc/hostname": "image\n",
@@ -54,13 +55,15 @@ def run(keep: str | None) -> int:
         os.makedirs(os.path.dirname(scratch + path), exist_ok=True)
         with open(scratch + path, "w", encoding="utf-8") as file:
             file.write(text)
-    os.makedirs(f"{scratch}/root", exist_ok=True)
+    for home in ("root", "home/debian"):
+        os.makedirs(f"{scratch}/{home}", exist_ok=True)
     options = simulator.Options(user_data=USER_DATA.encode())
     with simulator.serve(options) as service:
         address, port = service.listening[0]
         os.makedirs(f"{scratch}/etc/cloudboot", exist_ok=True)
         with open(f"{scratch}/etc/cloudboot/cloudboot.yaml", "w", encoding="utf-8") as file:
             file.write(f"datasource_list: [Ec2]\ndatasource: {{Ec2: {{metadata_urls: ['http://{address}:{port}']}}}}\n")
+            file.write("default_user: {name: debian, groups: [adm, sudo], sudo: ['ALL=(ALL) NOPASSWD:ALL']}\n")
         host = open_host(scratch, echo=False)
         boot = Boot(host)
         well = boot.run([Stage(name) for name in STAGES])
@@ -90,11 +93,11 @@ def _report(host: Host, boot: Boot, scratch: str, requests: int, connections: in
         kind = next(key for key in ("change", "recorded", "command", "ask") if key in record)
         if kind == "ask":
             continue
-        module = record["in"].partition("/")[2]
-        if module and module != current:
+        module = record["in"].partition("/")[2] or "lock-down"
+        if module != current:
             current = module
             facts = values["modules"].get(module, {})
-            print(f"   {module} ({facts.get('frequency', '')}): {facts.get('state', '')}")
+            print(f"   {module} ({facts['frequency']}): {facts['state']}" if facts else f"   {module}")
         mark = "+" if kind == "change" else "."
         print(f"     {mark} {record[kind]}")
     skipped = [name for name, facts in values["modules"].items() if facts["state"] == "skipped"]

@@ -101,6 +101,8 @@ def chains(policy: Policy) -> tuple[Chain, ...]:
         Line("counter reject with icmpx type admin-prohibited", "refuse"),
     )
     found.append(Chain("refuse", None, refuse))
+    # The kernel asks and tells the server on the same link who has which address, and has no owner for that either.
+    found_by = Line("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept", "neighbour discovery")
     rest = (
         Line("update @refused { meta skuid counter }", "count"),
         Line("meta skuid 0-4294967295 goto refuse", "refuse whoever has a socket"),
@@ -108,7 +110,7 @@ def chains(policy: Policy) -> tuple[Chain, ...]:
         Line("tcp flags & syn == 0 accept", "the end of a connection"),
         Line("goto refuse", "refuse the rest"),
     )
-    found.append(Chain("judge", None, (*let_in, *rest)))
+    found.append(Chain("judge", None, (found_by, *let_in, *rest)))
     found.append(Chain("output", ("filter", "output", 10), _addressed("judge")))
     if not policy.forwarded:
         found.append(Chain("forward", ("filter", "forward", 10), _addressed("refuse")))
@@ -241,6 +243,11 @@ def iptables_lines(policy: Policy, family: int) -> list[tuple[str, str, str]]:
         words = f"-m owner --gid-owner {group.id}"
         found.append(("CLOUDBOOT-MARK", f"{words} -j MARK --set-xmark {MARK}/{MARK}", f"group {group.name}"))
     out = []
+    if family == 6:
+        out += [
+            (f"-p ipv6-icmp -m icmp6 --icmpv6-type {number} -j RETURN", f"neighbour {kind}")
+            for kind, number in (("solicitation", 135), ("advertisement", 136))
+        ]
     if policy.access is not Access.NONE:
         out.append(("-m owner --uid-owner 0 -j RETURN", "root"))
     out += [(f"-m owner --uid-owner {user.id} -j RETURN", f"user {user.name}") for user in policy.users]

@@ -41,9 +41,17 @@ class Fetcher:
         self.clock = clock
         self.sleep = sleep
 
-    def get(self, url: str, *, tries: int = 5, pause: float = 1.0, deadline: float = 60.0) -> Answer:
+    def get(
+        self,
+        url: str,
+        *,
+        tries: int = 5,
+        pause: float = 1.0,
+        deadline: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """GET a URL. Raises CloudbootError naming the last failure after `tries` tries or `deadline` seconds."""
-        return self._request("GET", url, None, tries, pause, deadline)
+        return self._request("GET", url, None, tries, pause, deadline, headers)
 
     def post(
         self, url: str, form: Mapping[str, str], *, tries: int = 10, pause: float = 3.0, deadline: float = 120.0
@@ -52,7 +60,14 @@ class Fetcher:
         return self._request("POST", url, form, tries, pause, deadline)
 
     def _request(
-        self, method: str, url: str, form: Mapping[str, str] | None, tries: int, pause: float, deadline: float
+        self,
+        method: str,
+        url: str,
+        form: Mapping[str, str] | None,
+        tries: int,
+        pause: float,
+        deadline: float,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         if self.offline:
             raise NeedsNetwork(url)
@@ -74,6 +89,7 @@ class Fetcher:
                     data=dict(form) if form is not None else None,
                     timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
                     stream=True,
+                    headers=dict(headers or {}),
                 ) as answer:
                     body = answer.raw.read(SIZE_LIMIT + 1, decode_content=True)
                     if len(body) > SIZE_LIMIT:

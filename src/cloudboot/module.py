@@ -186,4 +186,4 @@ class Context:
             if pointer in self.marks:
                 return self.marks[pointer]
             pointer = pointer[:-1]
-        return Mark("config")
+        return Mark(self.name)

@@ -8,6 +8,7 @@ import stat
 from typing import NamedTuple
 
 READ_LIMIT = 16 << 20  # bytes; no file that we read for a decision is larger
+PIECE = 1 << 17
 LINKS_LIMIT = 40  # as the kernel's ELOOP
 OWNERS = "/var/lib/cloudboot/owners.json"  # owners that could not be set without root
 DRAFT = ".cloudboot~"  # a name that run-parts, sudo and apt pass over
@@ -112,13 +113,20 @@ class Root:
         Raises OSError if it is there and cannot be read (EFBIG: larger than `limit` bytes).
         """
         try:
-            with open(self.outside(path), "rb") as file:
-                content = file.read(limit + 1)
+            file = os.open(self.outside(path), os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if len(content) > limit:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-        return content
+        try:
+            # In pieces: /proc/sys answers ENOMEM to a read of several megabytes.
+            pieces, length = [], 0
+            while piece := os.read(file, PIECE):
+                pieces.append(piece)
+                length += len(piece)
+                if length > limit:
+                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            return b"".join(pieces)
+        finally:
+            os.close(file)
 
     def readlink(self, path: str) -> str | None:
         """Return where a symlink points, None if there is no symlink."""

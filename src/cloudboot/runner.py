@@ -33,6 +33,7 @@ LISTS = {
 }
 # cloud-init lists runcmd in the config stage (where it only writes the script) and runs it in the final one.
 LISTED_ELSEWHERE = {"runcmd": "cloud_config_modules"}
+NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
 NAMES = {
     Frequency.ONCE: "on this disk",
     Frequency.INSTANCE: "for this instance",
@@ -366,6 +367,8 @@ class Runner:
 def _command_failure(outcome: Any) -> str:
     where = outcome.label if outcome.item is None else f"{outcome.label} item {outcome.item}"
     how = f"exit status {outcome.status}" if outcome.state == "failed" else outcome.state
+    if outcome.status == NOT_EXECUTABLE:
+        how += ": cannot be executed: does it begin with '#!' and a program that is installed?"
     return f"{where}: {how}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cloudboot.problem import Level
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
     from cloudboot.module import Context
 
 IMAGE_FOLDERS = ("/var/lib/cloudboot/scripts", "/var/lib/cloud/scripts")  # what an image brings; ours, cloud-init's
-NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
 
 
 def none_of(kind: str) -> Callable[[Host, str], bool]:
@@ -40,8 +41,6 @@ def run_parts(ctx: Context, kind: str, *, prefix: Sequence[str] = (), image: boo
                 continue
             label = f"{kind}/{name}" if folder == folders[0] else path
             if not entry.mode & 0o111:
-                ctx.fail(f"{path}: is not executable: chmod +x, or remove it")
+                ctx.report(f"{path}: is not executable and was left out: chmod +x, or remove it", level=Level.WARNING)
                 continue
-            outcome = ctx.commands.script(label, [*prefix, path], env={"INSTANCE_ID": ctx.instance.id})
-            if outcome.status == NOT_EXECUTABLE:
-                ctx.fail(f"{label}: cannot be executed: does it begin with '#!' and a program that is installed?")
+            ctx.commands.script(label, [*prefix, path], env={"INSTANCE_ID": ctx.instance.id})

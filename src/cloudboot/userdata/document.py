@@ -1,12 +1,14 @@
 """YAML with places: the value, where each key and item stands, and what is wrong with it.
 
 The result of a text is that of PyYAML's safe loader (YAML 1.1), which people's user data relies on, except that keys
-are always text: `off:` is the key `off` (and reported), not the boolean. Aliases are bounded (a "YAML bomb" is an
-error).
+are always text: `off:` is the key `off` (and reported), not the boolean; and that what only looks like a tag or a date
+(`!secret`, `2032-13-45`) is the text that it is (and reported). Aliases and levels are bounded (a "YAML bomb" is an
+error). Values are never echoed: any of them may be a secret.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.problem import Level, Mark, Marks, Pointer, Problem
@@ -16,14 +18,23 @@ if TYPE_CHECKING:
 
 NODES_LIMIT = 100_000  # values in one document, aliases counted each time they are used
 DEPTH_LIMIT = 100
+COMPOSED_DEPTH = 1000  # levels that PyYAML composes, recursively, without coming near the end of the C stack
+# What YAML 1.1 does not let stand in a text (5.1, character set).
+NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+INDENTATION = re.compile(r"^[ \t?:-]+", re.MULTILINE)
 MERGE = "tag:yaml.org,2002:merge"
 STRING = "tag:yaml.org,2002:str"
 HINTS = (
     ("cannot start any token", "\t", "a tab: YAML is indented with spaces"),
     ("mapping values are not allowed", "", "a ': ' inside a plain text: quote the text, or check the indentation"),
-    ("found unexpected end of stream", "", "a quote or bracket is not closed"),
+    ("found unexpected end of stream", "", "a quote that is not closed"),
+    ("did not find expected ',' or ']'", "", "a bracket that is not closed, or a comma that is missing"),
+    ("did not find expected ',' or '}'", "", "a brace that is not closed, or a comma that is missing"),
+    ("did not find expected key", "", "a line that is not indented like its neighbours, or a quote too many"),
+    ("did not find expected '-' indicator", "", "a line that is not indented like its neighbours"),
     ("could not find expected ':'", "", "a key without ':' (or a text that goes on at the wrong indentation)"),
-    ("found undefined alias", "", "an alias without its anchor"),
+    ("found undefined alias", "", "a text that begins with '*' must be quoted"),
+    ("cannot start any token", "", "a text that begins with this character must be quoted"),
     ("found unknown escape character", "", "a backslash in double quotes: write it twice, or use single quotes"),
 )
 
@@ -37,8 +48,8 @@ class Document(NamedTuple):
 
 
 class _TooLarge(Exception):
-    def __init__(self, mark: Any) -> None:
-        super().__init__()
+    def __init__(self, what: str, mark: Any) -> None:
+        super().__init__(what)
         self.mark = mark
 
 
@@ -50,41 +61,55 @@ def load(text: str, source: str) -> Document:
     import yaml
 
     loader_class: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    nul = text.find("\0")
-    if nul >= 0:
-        line = text.count("\n", 0, nul) + 1
-        column = nul - (text.rfind("\n", 0, nul) + 1) + 1
-        return Document(None, {}, [Problem(Mark(source, line, column), "a NUL byte: this is not a text file")])
+    if bad := NOT_ALLOWED.search(text):
+        line, column = text.count("\n", 0, bad.start()) + 1, bad.start() - text.rfind("\n", 0, bad.start())
+        told = "a NUL byte: this is not a text file" if bad[0] == "\0" else f"the character {bad[0]!r}: remove it"
+        return Document(None, {}, [Problem(Mark(source, line, column), f"not YAML: {told}")])
     loader = None
     try:
+        _bound_depth(text, loader_class)
         loader = loader_class(text)
         node = loader.get_single_node()
         if node is None:
             return Document(None, {(): Mark(source, 1, 1)}, [])
-        builder = _Builder(loader, source)
+        builder = _Builder(loader, source, text)
         value = builder.build(node, (), 0)
         return Document(value, builder.marks, builder.problems)
     except _TooLarge as error:
         place = Mark(source, error.mark.line + 1, error.mark.column + 1)
-        message = f"more than {NODES_LIMIT} values or {DEPTH_LIMIT} levels (aliases of aliases?): not read"
-        return Document(None, {}, [Problem(place, message)])
+        return Document(None, {}, [Problem(place, f"{error}: nothing of it is used")])
     except yaml.MarkedYAMLError as error:
         return Document(None, {}, [_syntax_problem(error, text, source)])
-    except yaml.reader.ReaderError as error:
-        position = error.position if isinstance(error.position, int) else 0
-        line = text.count("\n", 0, position) + 1
-        column = position - (text.rfind("\n", 0, position) + 1) + 1
-        message = f"a character that YAML does not allow: {chr(error.character)!r}: remove it"
-        return Document(None, {}, [Problem(Mark(source, line, column), message)])
     finally:
         if loader is not None:
             loader.dispose()
 
 
+def _bound_depth(text: str, loader_class: Any) -> None:
+    """Refuse a text that is nested so deep that composing it would exhaust the stack. Raises _TooLarge."""
+    deepest = max((len(found[0]) for found in INDENTATION.finditer(text)), default=0)
+    if text.count("[") + text.count("{") + deepest < COMPOSED_DEPTH:
+        return
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=loader_class):  # does not recurse, in libyaml's form
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                raise _TooLarge(f"more than {DEPTH_LIMIT} levels of nesting", event.start_mark)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def _syntax_problem(error: Any, text: str, source: str) -> Problem:
     mark = error.problem_mark or error.context_mark
+    if error.context_mark and "unexpected end of stream" in (error.problem or ""):
+        mark = error.context_mark  # where the quote begins, not the text's end
     line, column = (mark.line, mark.column) if mark else (0, 0)
-    said = (error.problem or "not YAML").strip()
+    said = (error.problem or "cannot be read").strip()
+    if "undefined alias" in said or "duplicate anchor" in said:
+        said = said.partition(" '")[0]  # the name may be a piece of a password
     lines = text.splitlines()
     here = lines[line] if line < len(lines) else ""
     hint = ""
@@ -93,14 +118,15 @@ def _syntax_problem(error: Any, text: str, source: str) -> Problem:
             hint = f": {advice}"
             break
     begun = ""
-    if error.context_mark and error.context and error.context_mark.line != line:
+    if error.context_mark and error.context and error.context_mark.line < line:
         begun = f" ({error.context.strip()} that begins at line {error.context_mark.line + 1})"
     return Problem(Mark(source, line + 1, column + 1), f"not YAML: {said}{begun}{hint}")
 
 
 class _Builder:
-    def __init__(self, loader: Any, source: str) -> None:
+    def __init__(self, loader: Any, source: str, text: str) -> None:
         self.loader = loader
+        self.text = text
         self.source = source
         self.marks: Marks = {}
         self.problems: list[Problem] = []
@@ -110,8 +136,10 @@ class _Builder:
         import yaml
 
         self.nodes += 1
-        if self.nodes > NODES_LIMIT or depth > DEPTH_LIMIT:
-            raise _TooLarge(node.start_mark)
+        if self.nodes > NODES_LIMIT:
+            raise _TooLarge(f"more than {NODES_LIMIT} values (aliases of aliases?)", node.start_mark)
+        if depth > DEPTH_LIMIT:
+            raise _TooLarge(f"more than {DEPTH_LIMIT} levels of nesting", node.start_mark)
         self.marks.setdefault(pointer, self.mark(node))
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, pointer, depth)
@@ -121,12 +149,19 @@ class _Builder:
             return node.value
         try:
             return self.loader.construct_object(node)
-        except (ValueError, OverflowError, yaml.YAMLError) as error:
-            reason = getattr(error, "problem", None) or str(error)
-            self.problems.append(
-                Problem(self.mark(node), f"cannot be read: {str(node.value)[:40]!r}: {reason}: quote it")
-            )
-            return None
+        except (ValueError, OverflowError, yaml.YAMLError):
+            kind = "tag" if node.tag.startswith("!") else node.tag.rpartition(":")[2]
+            told = f"begins like a YAML {kind} and is none: taken as a text: quote it"
+            self.problems.append(Problem(self.mark(node), told, Level.WARNING))
+            return self.written(node)
+
+    def written(self, node: Node) -> str:
+        """Return a scalar as the owner wrote it."""
+        start, end = node.start_mark, node.end_mark
+        lines = self.text.splitlines(keepends=True)
+        if start.line == end.line and start.line < len(lines):
+            return lines[start.line][start.column : end.column].strip()
+        return str(node.value)
 
     def mapping(self, node: MappingNode, pointer: Pointer, depth: int) -> dict[str, Any]:
         import yaml
@@ -159,8 +194,9 @@ class _Builder:
             return "?"
         key = str(node.value)
         if node.tag.endswith(":bool") or node.tag.endswith(":null"):
-            message = f"the key {key!r} means {'a truth value' if node.tag.endswith('bool') else 'nothing'} in YAML: "
-            self.problems.append(Problem(self.mark(node), message + f'quote it: "{key}"'))
+            meaning = "a truth value" if node.tag.endswith("bool") else "nothing"
+            told = f'the key {key!r} is {meaning} in YAML: taken as a text: quote it: "{key}"'
+            self.problems.append(Problem(self.mark(node), told, Level.WARNING))
         return key
 
     def mark(self, node: Node) -> Mark:

@@ -55,7 +55,7 @@ def test_no_interpreter_is_said_as_such(machine: Machine) -> None:
     assert machine.printed() == ["after"]
     errors = machine.book.status.values["errors"]
     for name in ("bare", "wrong"):
-        told = f"{PER_BOOT}/{name}: cannot be executed: does it begin with '#!' and a program that is installed?"
+        told = f"{PER_BOOT}/{name}: exit status 126: cannot be executed: does it begin with '#!' and a program that is installed?"
         assert any(told in error for error in errors), errors
 
 

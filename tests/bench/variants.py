@@ -1,0 +1,174 @@
+"""Three trees that differ in the agent alone: none, Debian's cloud-init, cloudboot; and what their owners ask for."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+from boot.bed import KeyPair, Repository, Scratch, Tree, Trees, run
+from cloudboot import bake
+from cloudboot.cli import open_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_AGENT, CLOUD_INIT, CLOUDBOOT = "no agent", "cloud-init", "cloudboot"
+VARIANTS = (NO_AGENT, CLOUD_INIT, CLOUDBOOT)
+
+UNITS = {
+    NO_AGENT: (),
+    CLOUD_INIT: ("cloud-init*.service", "cloud-config.service", "cloud-final.service"),
+    CLOUDBOOT: ("cloudboot*.service",),
+}
+"""The agents' units, as patterns for `systemctl show`."""
+
+LAUNCHERS = {CLOUD_INIT: "usr/bin/cloud-init", CLOUDBOOT: "usr/bin/cloudboot"}
+NOTES = "run/bench-notes"
+
+# Both agents' programs are Python scripts: the same lines in both write down, when the process ends, what it took.
+HOOK = f'''import atexit, sys, time
+
+
+def _note():
+    with open("/proc/self/status") as status:
+        peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+    with open("/{NOTES}", "a") as notes:
+        notes.write(f"{{peak}} {{time.process_time():.4f}} {{' '.join(sys.argv)}}\\n")
+
+
+atexit.register(_note)
+'''
+
+# Host keys are in the tree already and stay: their generation takes up to a second, by chance, whoever asks for it.
+KEEP_KEYS = "ssh_deletekeys: false\n"
+
+# A container shows no platform and has no udevd: neither may cost a warning or a failed module.
+CLOUD_INIT_SETTINGS = """datasource_list: [Ec2]
+datasource: {Ec2: {strict_id: false}}
+network: {config: disabled}
+updates: {network: {when: [boot-new-instance]}}
+"""
+
+# What would run by the clock, in some boots and not in others, or wait for a time server.
+CHANCE = """apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer logrotate.timer
+man-db.timer systemd-tmpfiles-clean.timer chrony.service chrony-wait.service e2scrub_reap.service""".split()
+
+DEFAULT = ""
+
+
+def web(key: str) -> str:
+    """Return a typical web server's user data; `key` is the public key of its people."""
+    return f"""#cloud-config
+hostname: web
+fqdn: web.example.com
+timezone: Europe/Berlin
+users:
+  - default
+  - name: deploy
+    gecos: Deployment
+    groups: [users, www-data]
+    shell: /bin/bash
+    sudo: "ALL=(ALL) NOPASSWD:ALL"
+    ssh_authorized_keys: ["{key}"]
+  - name: operator1
+    groups: [adm]
+    shell: /bin/bash
+    ssh_authorized_keys: ["{key}"]
+write_files:
+  - path: /etc/app/app.conf
+    permissions: "0640"
+    owner: root:adm
+    content: |
+      listen = 8080
+      workers = 4
+  - path: /etc/app/site.conf
+    content: |
+      server_name = web.example.com
+      root = /srv/www
+  - path: /usr/local/bin/app-health
+    permissions: "0755"
+    content: |
+      #!/bin/sh
+      exec test -e /srv/www/index.html
+  - path: /etc/sysctl.d/60-app.conf
+    encoding: b64
+    content: bmV0LmNvcmUuc29tYXhjb25uID0gMTAyNAo=
+packages: [cloudboot-hello]
+runcmd:
+  - mkdir -p /srv/www
+  - echo ready > /srv/www/index.html
+  - [chown, -R, www-data, /srv/www]
+  - [sh, -c, "app-health && echo healthy > /srv/www/health"]
+  - cloudboot-hello > /srv/www/hello
+"""
+
+
+class Fleet:
+    """The variants' trees, made from one: `with Fleet() as fleet: fleet.trees[CLOUDBOOT]`."""
+
+    def __init__(self) -> None:
+        self.trees: dict[str, Tree] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            trees = stack.enter_context(Trees())
+            self.scratch = stack.enter_context(Scratch())
+            self.key = KeyPair.create(self.scratch.file("id_ed25519"))
+            common = stack.enter_context(trees.get("trixie", extra=("cloud-init",)).overlay(self.scratch))
+            _common(common.path, self.scratch)
+            for name in VARIANTS:
+                view = stack.enter_context(common.tree().overlay(self.scratch))
+                _variant(name, view.path, f"{common.path}/etc/ssh")
+                self.trees[name] = view.tree()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _common(root: str, scratch: Scratch) -> None:
+    """Make what all three have: host keys, a machine-id, a local package source, no network of their own."""
+    run(["ssh-keygen", "-A", "-f", root], timeout=120)
+    # The wire has its addresses before the boot: nobody waits for them, and what is measured is the agent.
+    _write(f"{root}/etc/systemd/network/10-wire.network", "[Match]\nName=host0\n\n[Link]\nUnmanaged=yes\n")
+    Repository(scratch).install(root)
+    for unit in CHANCE:
+        os.symlink("/dev/null", f"{root}/etc/systemd/system/{unit}")
+
+
+def _variant(name: str, root: str, keys: str) -> None:
+    if name == CLOUDBOOT:
+        bake.bake(open_host(root, echo=False, keep_log=False), datasource="Ec2")
+        _write(f"{root}/etc/cloudboot/conf.d/50-bench.yaml", KEEP_KEYS)
+        # Baking removes them, as no two machines may share them.
+        for file in os.listdir(keys):
+            if file.startswith("ssh_host_"):
+                run(["cp", "-a", f"{keys}/{file}", f"{root}/etc/ssh/{file}"])
+    elif name == CLOUD_INIT:
+        _write(f"{root}/etc/cloud/cloud.cfg.d/99-bench.cfg", CLOUD_INIT_SETTINGS + KEEP_KEYS)
+    else:
+        _write(f"{root}/etc/cloud/cloud-init.disabled", "")
+    if name in LAUNCHERS:
+        _hook(f"{root}/{LAUNCHERS[name]}")
+
+
+def _hook(path: str) -> None:
+    with open(path, encoding="utf-8") as file:
+        first, rest = file.readline(), file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(first + HOOK + rest)
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def user_data(key: str) -> Iterator[tuple[str, str]]:
+    """Yield the user data that are measured, with their names."""
+    yield "default", DEFAULT
+    yield "web", web(key)
