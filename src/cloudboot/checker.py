@@ -55,9 +55,8 @@ def check(value: Any, schema: Schema, pointer: Pointer = ()) -> Iterator[Flaw]:
         if word in schema:
             yield from _alternatives(value, schema, schema[word], pointer, only_one=word == "oneOf")
     if "type" in schema:
-        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        if not any(_is(value, name) for name in types):
-            wanted = " or ".join(NAMES[name] for name in types)
+        if not any(_is(value, name) for name in _types(schema)):
+            wanted = " or ".join(NAMES[name] for name in _types(schema))
             yield Flaw(pointer, f"must be {wanted}, not {_name(value)}{_shown(value, schema)}{_advice(value, wanted)}")
             return
     if "enum" in schema and not any(_same(value, item) for item in schema["enum"]):
@@ -128,7 +127,8 @@ def _mapping(value: dict[str, Any], schema: Schema, pointer: Pointer) -> Iterato
 def _alternatives(
     value: Any, whole: Schema, schemas: list[Schema], pointer: Pointer, *, only_one: bool
 ) -> Iterator[Flaw]:
-    best: list[Flaw] | None = None
+    best: list[Flaw] = []
+    rank = (-1, False)
     fitting = 0
     for schema in schemas:
         flaws = list(check(value, schema, pointer))
@@ -138,26 +138,26 @@ def _alternatives(
             fitting += 1
             if not only_one:
                 break
-        # The alternative that gets deepest into the value is the one that was meant.
-        elif not fitting and (best is None or _depth(flaws) > _depth(best)):
-            best = flaws
+            continue
+        # The alternative that gets deepest into the value, or at least is of its type, is the one that was meant.
+        this = (_depth(flaws), any(_is(value, name) for name in _types(schema)))
+        if not fitting and this > rank:
+            best, rank = flaws, this
     if only_one and fitting > 1:
         yield Flaw(pointer, f"fits more than one form{_shown(value, whole)}")
-        return
-    if fitting or (best is not None and (_depth(best) > len(pointer) or len(schemas) == 1)):
-        yield from best or ()
-        return
-    wanted: list[str] = []
-    for schema in schemas:
-        kinds = schema.get("type", [])
-        wanted += [NAMES[kind] for kind in (kinds if isinstance(kinds, list) else [kinds])]
-        wanted += [_short(item) for item in schema.get("enum", ())]
-    fits_type = [flaw for flaw in best or () if not flaw.text.startswith("must be ")]
-    if fits_type:
-        yield from fits_type
+    elif fitting or rank[0] > len(pointer) or rank[1] or len(schemas) == 1:
+        yield from best
     else:
+        wanted: list[str] = []
+        for schema in schemas:
+            wanted += map(_short, schema["enum"]) if "enum" in schema else [NAMES[kind] for kind in _types(schema)]
         told = " or ".join(dict.fromkeys(wanted))
         yield Flaw(pointer, f"must be {told}, not {_name(value)}{_shown(value, whole)}{_advice(value, told)}")
+
+
+def _types(schema: Schema) -> list[str]:
+    types = schema.get("type", [])
+    return types if isinstance(types, list) else [types]
 
 
 def _depth(flaws: list[Flaw]) -> int:

@@ -51,7 +51,6 @@ CORE_SCHEMA: dict[str, Schema] = {
     "launch-index": {"type": ["integer", "string"]},
     "version": {},
 }
-OF_MODULES = ("frequency", "on_error", "on_interrupt")  # mappings by the name of a module
 # Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
 NOT_YET = frozenset(
     """ansible apk_repos apt apt_pipelining apt_sources apt_mirror apt_proxy autoinstall byobu_by_default ca_certs
@@ -163,8 +162,6 @@ def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem
         if "deprecated" in schemas[key]:
             told = f"{key}: deprecated since {schemas[key]['deprecated']}"
             problems.append(Problem(_mark(layer, (key,)), told, Level.DEPRECATED))
-        if key in OF_MODULES:
-            _drop_unknown_modules(key, value[key], layer, problems)
         while key in value:
             flaws = [flaw for flaw in check(value[key], schemas[key], (key,)) if not flaw.deprecated]
             if not flaws:
@@ -176,18 +173,6 @@ def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem
                 problems.append(Problem(_mark(layer, owners), f"{_dotted(owners)}: {flaw.text}", Level.DEPRECATED))
     _shift(layer.marks, left)
     return value
-
-
-def _drop_unknown_modules(key: str, value: Any, layer: Layer, problems: list[Problem]) -> None:
-    """Leave out what a mapping by module says of modules that there are none of."""
-    from cloudboot.module import canonical_name
-    from cloudboot.modules import ORDER
-
-    for name in list(value) if isinstance(value, dict) else ():
-        if canonical_name(name) not in ORDER:
-            told = f"{key}.{name}: no such module{_suggestion(canonical_name(name), ORDER)}: left out"
-            problems.append(Problem(_mark(layer, (key, name)), told))
-            del value[name]
 
 
 def _leave_out(
@@ -206,26 +191,27 @@ def _leave_out(
         place = _smallest(value, flaw.pointer, schema)
         gone.add(place)
         owners, removed = _owners(flaw.pointer, left), _owners(place, left)
-        told = f"{_dotted(owners)}: {flaw.text}{_suggestion(flaw.pointer[-1], flaw.known)}"
+        told = f"{_dotted(owners)}: {flaw.text}{suggestion(flaw.pointer[-1], flaw.known)}"
         told += f": {_dotted(removed)} is left out" if removed != owners else ": left out"
         problems.append(Problem(_mark(layer, owners), told))
         if isinstance(place[-1], str):
             del _at(value, place[:-1])[place[-1]]
-    for place in sorted(gone, key=lambda place: place[-1] if isinstance(place[-1], int) else -1, reverse=True):
-        if isinstance(place[-1], int):
-            items = _at(value, place[:-1])
-            left.setdefault(_owners(place[:-1], left), list(range(len(items)))).pop(place[-1])
-            del items[place[-1]]
+    items = [(len(place), place[-1], place[:-1]) for place in gone if isinstance(place[-1], int)]
+    for _, index, place in sorted(items, reverse=True):  # the deepest first, the last first
+        values = _at(value, place)
+        left.setdefault(_owners(place, left), list(range(len(values)))).pop(index)
+        del values[index]
 
 
 def _unknown_key(key: str, layer: Layer, schemas: Mapping[str, Schema]) -> Problem:
     if key in NOT_YET:
         return Problem(_mark(layer, (key,)), f"{key}: not supported yet: it does nothing", Level.WARNING)
-    told = f"{key}: unknown key{_suggestion(key, tuple(schemas) + tuple(NOT_YET))}: left out"
+    told = f"{key}: unknown key{suggestion(key, tuple(schemas) + tuple(NOT_YET))}: left out"
     return Problem(_mark(layer, (key,)), told)
 
 
-def _suggestion(key: str | int, known: tuple[str, ...]) -> str:
+def suggestion(key: str | int, known: tuple[str, ...]) -> str:
+    """Return `: did you mean 'users'?`, or nothing if no known word is like this one."""
     if not known or not isinstance(key, str):
         return ""
     import difflib

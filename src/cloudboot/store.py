@@ -10,9 +10,11 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from cloudboot import config as configuration
+from cloudboot import modules
 from cloudboot.actions import MakeDir, Symlink, WriteFile
 from cloudboot.config import Config, Layer
 from cloudboot.instance import IDENTITY, INSTANCES, LINK, Identity, Instance, folder
+from cloudboot.module import canonical_name
 from cloudboot.problem import Level, Mark, Marks, Problem
 from cloudboot.userdata import parts as userdata
 
@@ -28,6 +30,7 @@ SCRIPTS = {
     userdata.Kind.PER_INSTANCE: "scripts/per-instance",
     userdata.Kind.PER_ONCE: "scripts/per-once",
 }
+OF_MODULES = ("frequency", "on_error", "on_interrupt")  # mappings by the names of modules
 IMAGE_CACHE = "/var/lib/cloudboot/image.json"
 
 
@@ -85,7 +88,8 @@ def config(
     for raw, source, set_by in ((user_data, "user-data", "user data"), (vendor_data, "vendor-data", "vendor data")):
         if raw:
             layers.append(_read(host, instance, raw, source, set_by, problems, keep=keep))
-    merged = configuration.build([*layers, base], schemas, problems)
+    layers.append(base)
+    merged = configuration.build([_of_known_modules(each, problems) for each in layers], schemas, problems)
     if keep:
         _store(host, instance, merged)
     return merged
@@ -203,6 +207,22 @@ def _read(
     if keep:
         _place_scripts(host, instance, scripts, vendor=vendor)
     return Layer(set_by, value, marks)
+
+
+def _of_known_modules(layer: Layer, problems: list[Problem]) -> Layer:
+    """Leave out what a layer says of modules that there are none of."""
+    value = dict(layer.value)
+    for key in OF_MODULES:
+        if not isinstance(value.get(key), dict):
+            continue
+        value[key] = dict(value[key])
+        for name in layer.value[key]:
+            word = canonical_name(name)
+            if word not in modules.ORDER:
+                told = f"{key}.{name}: no such module{configuration.suggestion(word, modules.ORDER)}: left out"
+                problems.append(Problem(layer.marks.get((key, name), Mark(layer.set_by)), told))
+                del value[key][name]
+    return layer._replace(value=value)
 
 
 def _place_scripts(host: Host, instance: Instance, scripts: dict[str, userdata.Part], *, vendor: bool) -> None:

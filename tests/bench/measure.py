@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.variants import NO_AGENT, NOTES, UNITS
+from bench.variants import CLOUDBOOT_NO_ID, NO_AGENT, NOTES, UNITS
 from boot.bed import BedError, Container, Imds, Link
 from boot.bed.command import wait_until
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from boot.bed import Scratch, Tree
 
 OPTIONS = ["--capability=CAP_NET_ADMIN"]
+INSTANCE = "i-0123456789abcdef0"
 FIRST, REBOOT = "first boot", "reboot"
 BOOTS = (FIRST, REBOOT)
 
@@ -39,12 +40,13 @@ class Figures(NamedTuple):
 
 def measure(variant: str, tree: Tree, scratch: Scratch, user_data: str, key: str) -> dict[str, Figures]:
     """Boot a fresh disk of `tree`, and the same disk again; return the figures by kind of boot."""
-    words = ["--ssh-key", key, "--v1", "--hop-limit", "64"]
+    words = ["--ssh-key", key, "--v1", "--hop-limit", "64", "--instance-id", INSTANCE]
+    options = OPTIONS if variant == CLOUDBOOT_NO_ID else [*OPTIONS, _hardware(scratch)]
     with (
         Link() as link,
         tree.overlay(scratch) as disk,
         Imds(link.cloud, scratch, *words, user_data=user_data.encode()) as service,
-        Container(disk.path, link.guest, scratch, options=OPTIONS) as box,
+        Container(disk.path, link.guest, scratch, options=options) as box,
     ):
         found = {}
         for kind in BOOTS:
@@ -57,6 +59,20 @@ def measure(variant: str, tree: Tree, scratch: Scratch, user_data: str, key: str
             found[kind] = _read(variant, box, service.log()[asked:])
             box.poweroff()
         return found
+
+
+def _hardware(scratch: Scratch) -> str:
+    """Return the nspawn option that shows what Nitro's DMI says: the instance id. Nothing that names a platform."""
+    layer = scratch.directory("hardware")
+    os.makedirs(f"{layer}/dmi/id")
+    with open(f"{layer}/dmi/id/board_asset_tag", "w", encoding="ascii") as file:
+        file.write(f"{INSTANCE}\n")
+    # Below an overlay the kernel would show the interfaces of the namespace that mounted it: these are the guest's.
+    os.mkdir(f"{layer}/net")
+    os.setxattr(f"{layer}/net", "trusted.overlay.opaque", b"y")
+    for name in ("lo", "host0"):
+        os.symlink(f"../../devices/virtual/net/{name}", f"{layer}/net/{name}")
+    return f"--overlay-ro=/sys/class:{layer}:/sys/class"
 
 
 def _settle(box: Container) -> None:

@@ -13,13 +13,15 @@ from cloudboot.cli import open_host
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NO_AGENT, CLOUD_INIT, CLOUDBOOT = "no agent", "cloud-init", "cloudboot"
-VARIANTS = (NO_AGENT, CLOUD_INIT, CLOUDBOOT)
+NO_AGENT, CLOUD_INIT, CLOUDBOOT, CLOUDBOOT_NO_ID = "no agent", "cloud-init", "cloudboot", "cloudboot (no id)"
+VARIANTS = (NO_AGENT, CLOUD_INIT, CLOUDBOOT, CLOUDBOOT_NO_ID)
+"""The last is cloudboot's tree on hardware that does not name the instance: Xen, UEC, a container."""
 
 UNITS = {
     NO_AGENT: (),
     CLOUD_INIT: ("cloud-init*.service", "cloud-config.service", "cloud-final.service"),
     CLOUDBOOT: ("cloudboot*.service",),
+    CLOUDBOOT_NO_ID: ("cloudboot*.service",),
 }
 """The agents' units, as patterns for `systemctl show`."""
 
@@ -118,10 +120,11 @@ class Fleet:
             self.key = KeyPair.create(self.scratch.file("id_ed25519"))
             common = stack.enter_context(trees.get("trixie", extra=("cloud-init",)).overlay(self.scratch))
             _common(common.path, self.scratch)
-            for name in VARIANTS:
+            for name in (NO_AGENT, CLOUD_INIT, CLOUDBOOT):
                 view = stack.enter_context(common.tree().overlay(self.scratch))
                 _variant(name, view.path, f"{common.path}/etc/ssh")
                 self.trees[name] = view.tree()
+            self.trees[CLOUDBOOT_NO_ID] = self.trees[CLOUDBOOT]
             self._stack = stack.pop_all()
         return self
 
@@ -132,8 +135,13 @@ class Fleet:
 def _common(root: str, scratch: Scratch) -> None:
     """Make what all three have: host keys, a machine-id, a local package source, no network of their own."""
     run(["ssh-keygen", "-A", "-f", root], timeout=120)
+    # A published image is told apart from a booted one by this word, and its first boot applies presets; ours has it by
+    # baking, so have it all.
+    _write(f"{root}/etc/machine-id", "uninitialized\n")
     # The wire has its addresses before the boot: nobody waits for them, and what is measured is the agent.
     _write(f"{root}/etc/systemd/network/10-wire.network", "[Match]\nName=host0\n\n[Link]\nUnmanaged=yes\n")
+    # Without a name server, look-ups are to fail at once, as they do where there is one: cloud-init makes three.
+    _write(f"{root}/etc/systemd/resolved.conf.d/bench.conf", "[Resolve]\nLLMNR=no\nMulticastDNS=no\n")
     Repository(scratch).install(root)
     for unit in CHANCE:
         os.symlink("/dev/null", f"{root}/etc/systemd/system/{unit}")
