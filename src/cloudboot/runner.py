@@ -333,10 +333,12 @@ class Runner:
         began: float,
     ) -> None:
         status, name = self.status, module.name
-        for failure in context.failures:
-            status.error(f"{name}: {failure}" if not failure.startswith(f"{name}:") else failure)
+        status.forget(name)
+        errors = [text if text.startswith(f"{name}:") else f"{name}: {text}" for text in context.failures]
+        errors += [_command_failure(outcome) for outcome in commands.failed]
+        for text in errors:
+            status.error(text)
         for outcome in commands.failed:
-            status.error(_command_failure(outcome))
             if outcome.state == INTERRUPTED:
                 self._say_interrupted(name, outcome.item)
         for problem in context.problems:
@@ -352,6 +354,7 @@ class Runner:
             seconds=round(self.clock() - began, 3),
             changes=len(self.host.changes) - changes,
             recorded=len(self.host.recorded) - recorded,
+            errors=errors,
             commands=[
                 {"label": each.label, "item": each.item, "state": each.state, "status": each.status}
                 for each in commands.outcomes

@@ -11,6 +11,7 @@ from cloudboot.boot import Boot
 from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.module import Frequency, canonical_name
 from cloudboot.runner import Decision, Timing, select
+from cloudboot.status import RESULT
 
 if TYPE_CHECKING:
     from cloudboot.host import Host
@@ -44,6 +45,8 @@ def run_single(
     host.log.context = "single"
     before = len(host.changes)
     well = runner.run(module, Timing(when.frequency, when.set_by), decision, resume_from=resume_from)
+    if host.exists(RESULT):
+        boot.status.finish()
     facts = boot.status.values["modules"][module.name]
     print(f"{module.name}: {facts['state']}: {len(host.changes) - before} changes in {facts['seconds']} s")
     return 0 if well else 1

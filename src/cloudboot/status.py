@@ -66,6 +66,11 @@ class Status:
         self.values["modules"][name] = facts
         self.store()
 
+    def forget(self, name: str) -> None:
+        """Take back the failures of a module's last run: it runs again."""
+        old = self.values["modules"].get(name, {}).get("errors", ())
+        self.values["errors"] = [text for text in self.values["errors"] if text not in old]
+
     def problem(self, problem: Problem) -> None:
         """Note something wrong in the configuration: recoverable. Deprecations do not count."""
         if problem.level is not Level.DEPRECATED:

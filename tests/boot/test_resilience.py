@@ -134,6 +134,7 @@ def test_a_power_cut_in_runcmd_runs_nothing_twice(trixie: World, key_pair: KeyPa
         assert trixie.inside.ask("cloudboot status").returncode == 1
         trixie.inside("cloudboot single --module runcmd --from 3")
         assert trixie.inside("cat /var/tmp/runs") == "one\ntwo\nthree"
+        assert trixie.inside("cloudboot status").startswith("status: done")
 
 
 EVERYTHING = (

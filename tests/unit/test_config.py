@@ -48,23 +48,23 @@ def made(text: str) -> Config:
         (
             "runcmd: [a, {b: c}, d]\n",
             {"runcmd": ["a", "d"]},
-            ["user-data:1:13: runcmd[1]: must be a text or a list, not a mapping (key: value): {'b': 'c'}: left out"],
+            ["user-data:1:13: runcmd[1]: must be a text or a list, not a mapping (key: value): {'b': 'c'}: quote a text that has a ': ' in it: left out"],
         ),
         (
             "mounts:\n  - [a, b]\n  - [c, {x: y}]\n  - [e, f]\n",
             {"mounts": [["a", "b"], ["e", "f"]]},
-            ["user-data:3:5: mounts[1]: item 2: must be a text or nothing, not a mapping (key: value): {'x': 'y'}: left out"],
+            ["user-data:3:5: mounts[1]: item 2: must be a text or nothing, not a mapping (key: value): {'x': 'y'}: quote a text that has a ': ' in it: left out"],
         ),
         (
             "write_files:\n  - path: /a\n    permissions: 420\n    contnt: x\n  - content: y\n  - path: /c\n",
             {"write_files": [{"path": "/a"}, {"path": "/c"}]},
             [
-                "user-data:3:5: write_files[0].permissions: must be a text, not a whole number: 420: left out",
+                "user-data:3:5: write_files[0].permissions: must be a text, not a whole number: 420: put it in quotes: left out",
                 "user-data:4:5: write_files[0].contnt: unknown key: did you mean 'content'?: left out",
                 "user-data:5:5: write_files[1]: path is missing: left out",
             ],
         ),
-        ("write_files:\n  - path: 1\n    content: x\n", {"write_files": []}, ["user-data:2:5: write_files[0].path: must be a text, not a whole number: 1: write_files[0] is left out"]),
+        ("write_files:\n  - path: 1\n    content: x\n", {"write_files": []}, ["user-data:2:5: write_files[0].path: must be a text, not a whole number: 1: put it in quotes: write_files[0] is left out"]),
         ("password: [s3cret]\n", {}, ["user-data:1:1: password: must be a text, not a list: left out"]),
         ("old: x\n", {"old": "x"}, ["user-data:1:1: deprecated: old: deprecated since 22.2"]),
         ("ntp: {}\n", {"ntp": {}}, ["user-data:1:1: warning: ntp: not supported yet: it does nothing"]),

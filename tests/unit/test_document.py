@@ -25,11 +25,11 @@ def test_values_and_marks() -> None:
     [
         ("a: 1\n\tb: 2\n", 2, 1, "a tab"),
         ("a: [1, 2\nb: 3\n", 2, 2, ""),
-        ("a: 'x\nb: 3\n", 3, 1, "not closed"),
+        ("a: 'x\nb: 3\n", 1, 4, "not closed"),
         ("a: b: c\n", 1, 5, "quote the text"),
-        ("a: *nope\n", 1, 4, "anchor"),
+        ("a: *nope\n", 1, 4, "'*' must be quoted"),
         ("a: 1\0\n", 1, 5, "NUL"),
-        ("a: \x01\n", 1, 4, "does not allow"),
+        ("a: \x01\n", 1, 4, "the character"),
         ("a: 2020-13-45\n", 1, 4, "quote it"),
     ],
 )
