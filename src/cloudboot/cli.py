@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["boot"] and (len(words) == 1 or (len(words) == 3 and words[1] == "--stage")):
             return _boot_now(words[2:])  # as the units call it: argparse costs 10 ms
-        arguments = _parser().parse_args(words)
+        arguments = _parser(words[:1]).parse_args(words)
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except UsageError as error:
@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; only the verb that is called loads what declares its options."""
     import argparse
 
     from cloudboot import __version__
@@ -86,16 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     imds = verb("imds", _imds, "serve EC2 metadata to test against: IMDSv1/v2, IPv4/IPv6, latency, faults")
     demo = verb("demo", _demo, "run the main job against a built-in imds and a scratch root; changes nothing here")
     demo.add_argument("--keep", metavar="DIR", help="use this directory as the scratch root and keep it")
-    words = sys.argv[1:2]
-    if "lockdown" in words:
+    if "lockdown" in verb_words:
         from cloudboot import lockdown as lockdown_verb
 
         lockdown_verb.add_arguments(lockdown)
-    if "bake" in words:
+    if "bake" in verb_words:
         from cloudboot import bake as bake_verb
 
         bake_verb.add_arguments(bake)
-    if "imds" in words:
+    if "imds" in verb_words:
         from cloudboot.imds import serve
 
         serve.add_arguments(imds)

@@ -10,7 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cloudboot.commands import INTERRUPTED, Commands, load_outcomes
+from cloudboot.actions import WriteFile
+from cloudboot.commands import INTERRUPTED, OUTPUT, Commands, load_outcomes
 from cloudboot.errors import CloudbootError, NeedsNetwork
 from cloudboot.instance import Kind
 from cloudboot.ledger import Marker, State
@@ -206,7 +207,7 @@ class Runner:
         for name, reason in left_out.items():
             self.status.module(name, state="skipped", reason=reason, stage=stage)
         policies = {canonical_name(name): word for name, word in (self.config.value.get("on_error") or {}).items()}
-        stopped_by, well = "", True
+        stopped_by, well, ran = "", True, False
         for module in chosen:
             when, decision = self.decision(module)
             if self._has_run(module, stage):
@@ -222,12 +223,27 @@ class Runner:
             if stopped_by and not module.essential:
                 self._skipped(module, when, f"{stopped_by} failed before it (on_error: stop)")
                 continue
+            ran = True
             if not self.run(module, when, decision):
                 policy = policies.get(module.name, "continue")
                 if policy in ("stop", "fail"):
                     stopped_by = stopped_by or module.name
                 well = well and policy != "fail"
+        if ran:
+            self.store_results()
         return well
+
+    def store_results(self) -> None:
+        """Write results.json: what became of each module and of each command of the owner's, for root's eyes."""
+        import json
+
+        modules: dict[str, Any] = {}
+        for name, facts in self.status.values["modules"].items():
+            outcomes = load_outcomes(self.host, self.ledger.folder, name)
+            commands = [entry for entries in outcomes.values() for entry in entries]
+            modules[name] = {**facts, "commands": commands}
+        results = {"boot": self.ledger.boot, "output": OUTPUT, "modules": modules}
+        self.host.keep(WriteFile(f"{self.ledger.folder}/results.json", json.dumps(results, indent=1).encode(), 0o600))
 
     def run(self, module: Module, when: Timing, decision: Decision, *, resume_from: int | None = None) -> bool:
         """Run one module and record what became of it; return whether it succeeded.

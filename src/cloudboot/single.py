@@ -45,6 +45,7 @@ def run_single(
     host.log.context = "single"
     before = len(host.changes)
     well = runner.run(module, Timing(when.frequency, when.set_by), decision, resume_from=resume_from)
+    runner.store_results()
     if host.exists(RESULT):
         boot.status.finish()
     facts = boot.status.values["modules"][module.name]

@@ -44,12 +44,14 @@ EARLY = "Wants=network-pre.target\nBefore=network-pre.target"
 NFTABLES = f"""#!/usr/sbin/nft -f
 flush ruleset
 table inet image {{
-    chain rewrite {{
+    chain rewrite_v4 {{
         ip daddr {REWRITTEN[0]} dnat ip to {IMDS_V4}
+    }}
+    chain rewrite_v6 {{
         ip6 daddr {REWRITTEN[1]} dnat ip6 to {IMDS_V6}
     }}
-    chain output {{ type nat hook output priority -100; jump rewrite; }}
-    chain prerouting {{ type nat hook prerouting priority -100; jump rewrite; }}
+    chain output {{ type nat hook output priority -100; jump rewrite_v6; }}
+    chain prerouting {{ type nat hook prerouting priority -100; jump rewrite_v4; jump rewrite_v6; }}
     chain first {{ type filter hook output priority -10; accept; }}
     chain forwarded {{ type filter hook forward priority -10; accept; }}
     chain postrouting {{
@@ -59,6 +61,10 @@ table inet image {{
     }}
 }}
 """
+
+# Not in the file above: of a local packet that is rewritten the kernel looks up the new IPv4 route as root's, so against
+# this one the first layer stands alone, and is not there for the moment between that file and its restoration.
+REWRITE = "nft add rule inet image output jump rewrite_v4"
 
 BRIDGE = """#!/bin/sh -e
 ip netns add bridged
@@ -86,11 +92,14 @@ ExecStart=/usr/local/lib/bridge
 """
 
 # `$1` is how long each state is left to the probes, the rest when a change of the lock-down is killed; in seconds.
-STORM_TEXT = """#!/bin/sh
-say() { echo "storm: $*"; "$@" || echo "storm: exit $?"; sleep "$PAUSE"; }
+STORM_TEXT = f"""#!/bin/sh
+say() {{ echo "storm: $*"; "$@" || echo "storm: exit $?"; sleep "$PAUSE"; }}
 PAUSE=$1; shift; DELAYS=$*
 if command -v nft > /dev/null; then
-    for verb in reload restart stop start; do say systemctl $verb nftables; done
+    for verb in reload restart stop start; do
+        say systemctl $verb nftables
+        [ $verb = stop ] || say {REWRITE}
+    done
     say nft flush ruleset
     say systemctl restart cloudboot-lockdown
     for delay in $DELAYS; do
@@ -102,6 +111,7 @@ if command -v nft > /dev/null; then
     say systemctl stop cloudboot-lockdown
     say systemctl start cloudboot-lockdown
     say systemctl restart nftables
+    say {REWRITE}
 else
     say systemctl restart cloudboot-lockdown-iptables
     say iptables -P OUTPUT ACCEPT
