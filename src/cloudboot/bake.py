@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot import distro, modules
 from cloudboot.errors import CommandError, ImageError, UsageError
+from cloudboot.process import spawn
 
 if TYPE_CHECKING:
     import argparse
@@ -200,19 +201,35 @@ def _bundle(host: Host) -> bool:
     stamp = "\n".join([*REQUIREMENTS, str(version), ""])
     if host.text(f"{target}/requirements.txt") == stamp or version is None:
         return False
-    from cloudboot.actions import Run
-    from cloudboot.process import spawn
-
-    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--upgrade"]
-    argv += ["--python-version", f"{version[0]}.{version[1]}", "--target", host.root.outside(target), *REQUIREMENTS]
-    host.log.audit("change", f"run {' '.join(argv)}")
-    host.changes.append(Run(tuple(argv)))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = spawn(argv, env=environment)
-    if not result.ok:
-        raise CommandError(argv, result.status, result.output)
+    host.do(PipInstall(target, version))
     host.write(f"{target}/requirements.txt", stamp)
     return True
+
+
+class PipInstall(NamedTuple):
+    """Our dependencies in a directory of the tree, for the tree's version of Python, by the builder's pip."""
+
+    target: str
+    version: tuple[int, int]
+
+    @property
+    def text(self) -> str:
+        return f"pip install --target {self.target} {' '.join(REQUIREMENTS)}"
+
+    @property
+    def live_only(self) -> str | None:
+        return None
+
+    def done(self, host: Host) -> bool:
+        return False
+
+    def apply(self, host: Host) -> None:
+        argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--upgrade"]
+        argv += ["--python-version", f"{self.version[0]}.{self.version[1]}"]
+        argv += ["--target", host.root.outside(self.target), *REQUIREMENTS]
+        result = spawn(argv, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
+        if not result.ok:
+            raise CommandError(argv, result.status, result.output)
 
 
 def _compile(host: Host) -> None:

@@ -54,7 +54,8 @@ updates: {network: {when: [boot-new-instance]}}
 
 # What would run by the clock, in some boots and not in others, or wait for a time server.
 CHANCE = """apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer logrotate.timer
-man-db.timer systemd-tmpfiles-clean.timer chrony.service chrony-wait.service e2scrub_reap.service""".split()
+man-db.timer systemd-tmpfiles-clean.timer chrony.service chrony-wait.service e2scrub_reap.service
+systemd-networkd-wait-online.service""".split()
 
 DEFAULT = ""
 

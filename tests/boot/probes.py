@@ -217,7 +217,7 @@ def judge(seen: dict[str, dict[str, Any]], there: tuple[str, ...]) -> None:
     assert control["trees"]["opened"] > 0, said
     for address in there:
         root = control["doors"][address]
-        assert root["connected"] > 20, f"{address}: {said}"
+        assert root["connected"] > (5 if address in REWRITTEN else 20), f"{address}: {said}"
         if address in SHUT[:2]:  # others fail with the image's own firewall, or on the interface of a bridge
             assert root["failed"] < root["connected"] / 10, f"{address}: {said}"
         assert nobody["doors"][address]["attempts"] > 5 * root["attempts"], f"{address}: {said}"

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Raise it when `_clean` or the way a tree is built changes: cached trees of other formats are not used."""
 
-MIRROR = "http://deb.debian.org/debian"
 BUILD_TIMEOUT = 900.0
 SPARE_BYTES = 6 << 30
 """With less than this free in the cache, trees that nobody uses are removed before one is built."""
@@ -201,9 +200,10 @@ def _build(suite: str, packages: list[str], path: str) -> None:
     if os.path.isdir(draft):  # its builder was killed: the lock is ours now
         unmount_below(draft)
         shutil.rmtree(draft)
-    mirror = os.environ.get("CLOUDBOOT_MIRROR", MIRROR)
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory", f"--include={','.join(packages)}"]
-    argv += [*SUITES[suite], suite, draft, f"deb {mirror} {suite} main"]
+    argv += [*SUITES[suite], suite, draft]
+    if mirror := os.environ.get("CLOUDBOOT_MIRROR"):  # else mmdebstrap's own choice for the suite
+        argv.append(f"deb {mirror} {suite} main")
     log = f"{path}.log"
     # The caller's environment, not the bed's clean one: a proxy may be the only way to the mirror.
     with open(log, "wb") as output:
