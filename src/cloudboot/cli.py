@@ -123,6 +123,11 @@ def open_host(
     return Host(tree, log, run_commands=run_commands)
 
 
+def _need_root(host: Host, verb: str) -> None:
+    if host.live and not host.root.privileged:
+        raise CloudbootError(f"{verb}: must be run as root (or on an image tree with --root DIR)")
+
+
 def _boot_now(stages: Sequence[str]) -> int:
     from cloudboot.module import Stage
 
@@ -142,8 +147,7 @@ def _run_boot(host: Host, stages: list[Any]) -> int:
     from cloudboot.boot import Boot
     from cloudboot.lock import locked
 
-    if host.live and not host.root.privileged:
-        raise CloudbootError("boot: must be run as root (or on an image tree with --root DIR)")
+    _need_root(host, "boot")
     with locked(host, f"boot {' '.join(stages)}"):
         return OK if Boot(host).run(stages) else FAILED
 
@@ -166,8 +170,7 @@ def _single(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise UsageError(f"--user-data: {arguments.user_data}: {error.strerror}") from None
     host = open_host(arguments.root, run_commands=arguments.run_commands)
-    if host.live and not host.root.privileged:
-        raise CloudbootError("single: must be run as root (or on an image tree with --root DIR)")
+    _need_root(host, "single")
     with locked(host, f"single --module {arguments.module}", wait=10.0):
         return run_single(host, arguments.module, frequency, user_data, arguments.resume_from)
 
@@ -190,7 +193,9 @@ def _status(arguments: argparse.Namespace) -> int:
 def _why(arguments: argparse.Namespace) -> int:
     from cloudboot.single import why_sentence
 
-    print(why_sentence(open_host(arguments.root, echo=False, keep_log=False), arguments.module))
+    host = open_host(arguments.root, echo=False, keep_log=False)
+    _need_root(host, "why")
+    print(why_sentence(host, arguments.module))
     return OK
 
 

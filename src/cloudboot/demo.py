@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,9 @@ def _report(host: Host, boot: Boot, scratch: str, requests: int, connections: in
     for text in [*values["errors"], *values["recoverable"]]:
         print(f"   ! {text}")
     print("4. Where to look:")
-    print(f"     cloudboot status --long --root {scratch}")
-    print(f"     cloudboot why mounts --root {scratch}")
+    program = os.path.relpath(sys.argv[0])
+    print(f"     {program} status --long --root {scratch}")
+    print(f"     {program} why mounts --root {scratch}")
     print(f"     {scratch}/var/log/cloudboot.log")
     print(f"     {scratch}/var/lib/cloudboot/audit.jsonl (every change)")
 

@@ -31,7 +31,8 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock. `wait`: seconds to wait for it, None for ever. Raises LockBusy naming the holder."""
     host.keep(MakeDir(RUN))
-    file = os.open(host.root.outside(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    # For root alone: whoever may open a file may lock it, and a user could hold up the boot.
+    file = os.open(host.root.outside(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         end = None if wait is None else clock() + wait
         while True:
