@@ -58,10 +58,13 @@ def wanted(config: Mapping[str, Any], default_user: Mapping[str, Any]) -> Accoun
     flaws: list[Flaw] = []
     base = {**default_user, **_overrides(config.get("user"))}
     name = base.pop("name", None)
-    if not isinstance(name, str) or not valid_name(name):
+    if not _usable(name):
+        image = default_user.get("name")
         if name is not None:
-            flaws.append(Flaw(("user",), f"default user: not a name for an account ({NAME_FORM}): {name!r}"))
-        name = None
+            told = f"user.name: not a name for an account ({NAME_FORM}): {name!r}: "
+            told += f"it stays {image}" if _usable(image) else "there is no default user"
+            flaws.append(Flaw(("user", "name"), told))
+        name = image if _usable(image) else None
     entries = list(_entries(config, flaws))
     if name is not None and (config.get("user") or (not entries and flaws)):
         entries.append(_Entry(DEFAULT, {}, ("user",)))
@@ -82,6 +85,10 @@ def wanted(config: Mapping[str, Any], default_user: Mapping[str, Any]) -> Accoun
 def valid_name(name: str) -> bool:
     """Tell whether a user or group can have this name."""
     return re.fullmatch(NAME, name) is not None and not name.isdigit()
+
+
+def _usable(name: object) -> bool:
+    return isinstance(name, str) and valid_name(name)
 
 
 def _overrides(user: object) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Boot:
         self.well = True
         self.changed = False  # the user data is not what was kept
         self.emptied: set[Stage] = set()  # proved to have nothing to do, by a stage before
+        self._loaded: tuple[Instance, Config] | None = None  # read once in a process, until a crawl
 
     def run(self, stages: list[Stage]) -> bool:
         """Run stages in order. Returns False if one could not do its work."""
@@ -172,14 +173,23 @@ class Boot:
         current = fetched.instance._replace(id=decided.id or fetched.instance.id)
         # A user data that changed is applied by what runs always or on change; what ran stays as it is.
         identity = Identity(current.id, hardware or (previous.hardware if previous else None), fetched.instance.id)
-        self.changed = store.user_data(host, current.id)[0] != (fetched.user_data or b"")
+        earlier, kept = store.load_instance(host, current.id), store.user_data(host, current.id)
+        given = (fetched.user_data or b"", fetched.vendor_data or b"")
+        self.changed = kept[0] != given[0]
+        # All that the configuration is made from, but for the image's files, which `load` looks at itself.
+        same = kept == given and earlier is not None and _selectors(earlier) == _selectors(current)
+        if not same:  # a power cut may not leave the new data with what was made from the old
+            host.keep(Remove(f"{instance.folder(current.id)}/config.json"))
         store.adopt(host, current, identity, fetched.user_data, fetched.vendor_data)
         if decided.kind is Kind.NEW:
             store.note_applied(host, current.id, fetched.user_data)
         elif store.changed_since_applied(host, current.id, fetched.user_data):
             self.status.values["note"] = "the user data has changed since it was applied"
             host.log.say(self.status.values["note"])
-        merged = store.config(host, current, fetched.user_data, fetched.vendor_data, self.schemas())
+        merged = store.load(host, current) if same else None
+        if merged is None:
+            merged = store.config(host, current, fetched.user_data, fetched.vendor_data, self.schemas())
+        self._loaded = (current, merged)
         for problem in merged.problems:
             (host.log.info if problem.level == "deprecated" else host.log.warning)(str(problem))
         self._export(current, found.platform)
@@ -251,10 +261,10 @@ class Boot:
     def runner(self, *, offline: bool = False) -> Runner | None:
         """Return a runner for the current instance; None if none is known yet."""
         known = self._known()
-        current = store.load_instance(self.host, known.id) if known.id else None
-        if current is None:
+        loaded = self._load(known.id) if known.id else None
+        if loaded is None:
             return None
-        merged = self.merged(current)
+        current, merged = loaded
         for problem in merged.problems:
             self.status.problem(problem)
         return Runner(
@@ -271,12 +281,17 @@ class Boot:
             clock=self.clock,
         )
 
-    def merged(self, current: Instance) -> Config:
-        """Return the instance's configuration: the kept one, or made anew if the image's has changed."""
-        kept = store.load(self.host, current)
-        if kept is not None:
-            return kept
-        return store.config(self.host, current, *store.user_data(self.host, current.id), self.schemas())
+    def _load(self, instance_id: str) -> tuple[Instance, Config] | None:
+        """Return what is kept of an instance; its configuration is made anew if the image's has changed."""
+        if self._loaded is None or self._loaded[0].id != instance_id:
+            current = store.load_instance(self.host, instance_id)
+            if current is None:
+                return None
+            merged = store.load(self.host, current)
+            if merged is None:
+                merged = store.config(self.host, current, *store.user_data(self.host, current.id), self.schemas())
+            self._loaded = (current, merged)
+        return self._loaded
 
     def image_facts(self) -> dict[str, Any]:
         """Return the image's configuration with the distribution's default user where it names none."""
@@ -400,6 +415,11 @@ class Boot:
     def _waiting(self, text: str) -> None:
         self.host.log.say(text)
         self.status.doing(text)
+
+
+def _selectors(current: Instance) -> tuple[object, ...]:
+    """Return what of an instance, beside its data, decides what its configuration is."""
+    return current.launch_index, current.platform
 
 
 def _one_word(value: object) -> str:

@@ -54,11 +54,10 @@ def check(value: Any, schema: Schema, pointer: Pointer = ()) -> Iterator[Flaw]:
     for word in ("anyOf", "oneOf"):
         if word in schema:
             yield from _alternatives(value, schema, schema[word], pointer, only_one=word == "oneOf")
-    if "type" in schema:
-        if not any(_is(value, name) for name in _types(schema)):
-            wanted = " or ".join(NAMES[name] for name in _types(schema))
-            yield Flaw(pointer, f"must be {wanted}, not {_name(value)}{_shown(value, schema)}{_advice(value, wanted)}")
-            return
+    if "type" in schema and not any(_is(value, name) for name in _types(schema)):
+        wanted = " or ".join(NAMES[name] for name in _types(schema))
+        yield Flaw(pointer, f"must be {wanted}, not {_name(value)}{_shown(value, schema)}{_advice(value, wanted)}")
+        return
     if "enum" in schema and not any(_same(value, item) for item in schema["enum"]):
         yield Flaw(pointer, f"must be one of {', '.join(map(_short, schema['enum']))}{_shown(value, schema)}")
     if "const" in schema and not _same(value, schema["const"]):
@@ -185,7 +184,7 @@ def _name(value: Any) -> str:
 
 def _advice(value: Any, wanted: str) -> str:
     """Say what to do about a text that YAML reads as something else."""
-    if NAMES["string"] not in wanted or isinstance(value, (str, list, type(None))):
+    if NAMES["string"] not in wanted or NAMES["object"] in wanted or isinstance(value, (str, list, type(None))):
         return ""
     if isinstance(value, dict):
         # `- echo a: b`
@@ -195,7 +194,7 @@ def _advice(value: Any, wanted: str) -> str:
 
 def _shown(value: Any, schema: Schema) -> str:
     """Return the value for a message; nothing where a secret may stand in it."""
-    return "" if _holds_secret(schema) else f": {_short(value)}"
+    return "" if value is None or _holds_secret(schema) else f": {_short(value)}"
 
 
 def _holds_secret(schema: Any) -> bool:

@@ -41,8 +41,13 @@ CORE_SCHEMA: dict[str, Schema] = {
     "cloud_config_modules": MODULE_LIST,
     "cloud_final_modules": MODULE_LIST,
     "unverified_modules": WORD_LIST,
-    "metadata_access": {"type": ["string", "object"]},
-    "disable_ec2_metadata": {"type": "boolean"},
+    "metadata_access": {},  # judged by the lock-down: what it cannot read is `root`, not what a lower layer says
+    "disable_ec2_metadata": {
+        "anyOf": [
+            {"type": "boolean"},
+            {"type": "string", "pattern": "^(?i:true|false|yes|no|on|off|1|0)$", "x-form": "true or false"},
+        ]
+    },
     "datasource_list": WORD_LIST,
     "datasource": {"type": "object"},
     "default_user": {"type": "object"},
@@ -116,7 +121,8 @@ def image_layer(host: Host, problems: list[Problem]) -> Layer:
 def build(layers: Sequence[Layer], schemas: Mapping[str, Schema], problems: Iterable[Problem] = ()) -> Config:
     """Check each layer, leave out what is wrong, merge: the first layer is the highest."""
     found = list(problems)
-    checked = [Layer(layer.set_by, _checked(layer, schemas, found), layer.marks) for layer in layers]
+    own = [layer._replace(marks=dict(layer.marks)) for layer in layers]  # places move where items are left out
+    checked = [Layer(layer.set_by, _checked(layer, schemas, found), layer.marks) for layer in own]
     value: dict[str, Any] = {}
     marks: Marks = {}
     for layer in reversed(checked):
@@ -198,9 +204,10 @@ def _leave_out(
             del _at(value, place[:-1])[place[-1]]
     items = [(len(place), place[-1], place[:-1]) for place in gone if isinstance(place[-1], int)]
     for _, index, place in sorted(items, reverse=True):  # the deepest first, the last first
-        values = _at(value, place)
-        left.setdefault(_owners(place, left), list(range(len(values)))).pop(index)
-        del values[index]
+        values, owners = _at(value, place), _owners(place, left)
+        if owners not in left:
+            left[owners] = list(range(len(values)))
+        del values[index], left[owners][index]
 
 
 def _unknown_key(key: str, layer: Layer, schemas: Mapping[str, Schema]) -> Problem:
@@ -281,7 +288,8 @@ def _shift(marks: Marks, left: Left) -> None:
             number = step if places is None or not isinstance(step, int) else places.get(step)
             pointer = (*pointer, number) if pointer is not None and number is not None else None
         if pointer is not None:
-            moved[pointer] = mark
+            index = owners[-1] if owners and owners[-1] != pointer[-1] else -1
+            moved[pointer] = mark._replace(item=index) if isinstance(index, int) else mark
     marks.clear()
     marks.update(moved)
 

@@ -168,7 +168,7 @@ class Context:
 
         `pointer` says where (`("users", 0, "shell")`); line and column are found from it.
         """
-        problem = Problem(self.mark(pointer), text, level)
+        problem = Problem(self.mark(pointer), self._owners(text, pointer), level)
         self.problems.append(problem)
         if level is Level.ERROR:
             self.host.log.warning(str(problem))
@@ -179,6 +179,19 @@ class Context:
         """Note that a part of the work failed; the module goes on and is recorded as failed."""
         self.failures.append(text)
         self.host.log.error(f"{self.name}: {text}")
+
+    def _owners(self, text: str, pointer: Pointer) -> str:
+        """Count items as the owner's list does: a module sees what was left of it (`mounts[1]`, the owner's third)."""
+        place = ""
+        for depth, step in enumerate(pointer, 1):
+            if not isinstance(step, int):
+                place += f".{step}" if place else step
+                continue
+            index = self.marks[pointer[:depth]].item if pointer[:depth] in self.marks else -1
+            own = f"{place}[{step if index < 0 else index}]"
+            text = text.replace(f"{place}[{step}]", own, 1)
+            place = own
+        return text
 
     def mark(self, pointer: Pointer) -> Mark:
         """Return where in the owner's text a value stands; the nearest known place above it."""

@@ -15,11 +15,15 @@ class Level(StrEnum):
 
 
 class Mark(NamedTuple):
-    """A place in a text: source (`user-data`, a file's path, `part-002`), line and column from 1; 0 is unknown."""
+    """A place in a text: source (`user-data`, a file's path, `part-002`), line and column from 1; 0 is unknown.
+
+    item: an item's own number in the owner's list, where items before it were left out; else -1.
+    """
 
     source: str
     line: int = 0
     column: int = 0
+    item: int = -1
 
     def __str__(self) -> str:
         if not self.line:

@@ -277,7 +277,9 @@ class Runner:
         outer, host.log.context = host.log.context, f"{host.log.context}/{name}".strip("/")
         host.log.info(f"runs: {decision.reason}")
         self.status.doing(name)
-        self.ledger.note(name, when.frequency, State.STARTED, digest=digest, set_by=when.set_by, stage=module.stage)
+        # What runs every time and converges is run again whatever became of it: no need to wait for the disk first.
+        if when.frequency is not Frequency.ALWAYS or not module.converges or last is None:
+            self.ledger.note(name, when.frequency, State.STARTED, digest=digest, set_by=when.set_by, stage=module.stage)
         changes, recorded, began = len(host.changes), len(host.recorded), self.clock()
         error = ""
         try:

@@ -138,8 +138,11 @@ def reload(host: Host) -> bool:
     if not checked.ok:
         last = checked.output.strip().splitlines()[-1:] or [f"exit status {checked.status}"]
         raise ConfigError(f"sshd -t refuses the configuration: {last[0]}: sshd keeps running with the one before")
-    argv = ["systemctl", "try-reload-or-restart", "--no-block", "ssh.service"]
-    return host.run(argv, live="no sshd runs in an image tree")
+    # A sshd that systemd has given its socket to does not survive SIGHUP: it cannot bind the address a second time.
+    # While it is restarted, connections wait in that socket.
+    held = host.ask(["systemctl", "is-active", "--quiet", "ssh.socket"]).ok
+    verb = "try-restart" if held else "try-reload-or-restart"
+    return host.run(["systemctl", verb, "--no-block", "ssh.service"], live="no sshd runs in an image tree")
 
 
 def _text(host: Host, path: str) -> str:

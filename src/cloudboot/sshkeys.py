@@ -72,10 +72,18 @@ def parse(line: str) -> Key | None:
 
 
 def parse_all(texts: Iterable[str]) -> tuple[list[Key], list[str]]:
-    """Read keys, one or more lines in each text; return those that can be used and the lines that cannot."""
+    """Read keys, one or more lines in each text; return those that can be used and the lines that cannot.
+
+    Of a private key that was given by mistake only the first line is returned: the lines that cannot be used are told.
+    """
     keys, bad = [], []
     for text in texts:
+        private = False
         for line in text.splitlines():
+            if private:
+                private = not line.lstrip().startswith("-----END")
+                continue
+            private = line.lstrip().startswith("-----BEGIN")
             key = parse(line)
             if key is not None:
                 keys.append(key)

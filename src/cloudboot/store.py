@@ -16,6 +16,7 @@ from cloudboot.config import Config, Layer
 from cloudboot.instance import IDENTITY, INSTANCES, LINK, Identity, Instance, folder
 from cloudboot.module import canonical_name
 from cloudboot.problem import Level, Mark, Marks, Problem
+from cloudboot.runner import LISTS
 from cloudboot.userdata import parts as userdata
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def _read(
     found = userdata.split(raw, source)
     problems += found.problems
     if source == "user-data" and len(raw) > userdata.RAW_LIMIT and instance.platform == "aws":
-        told = f"has {len(raw)} bytes, EC2 takes at most {userdata.RAW_LIMIT}: gzip it"
+        advice = "fetch the larger pieces at boot" if raw[:2] == b"\x1f\x8b" else "gzip it"
+        told = f"has {len(raw)} bytes, EC2 takes at most {userdata.RAW_LIMIT}: {advice}"
         problems.append(Problem(Mark(source), told, Level.WARNING))
     value: dict[str, Any] = {}
     marks: Marks = {}
@@ -222,6 +224,14 @@ def _of_known_modules(layer: Layer, problems: list[Problem]) -> Layer:
                 told = f"{key}.{name}: no such module{configuration.suggestion(word, modules.ORDER)}: left out"
                 problems.append(Problem(layer.marks.get((key, name), Mark(layer.set_by)), told))
                 del value[key][name]
+    for key in LISTS.values():
+        for index, entry in enumerate(value[key] if isinstance(value.get(key), list) else ()):
+            name = entry[0] if isinstance(entry, list) and entry else entry
+            word = canonical_name(name) if isinstance(name, str) else ""
+            like = configuration.suggestion(word, modules.ORDER)
+            if like and word not in modules.ORDER:  # others may be modules of the reference's that we lack
+                mark = layer.marks.get((key, index), Mark(layer.set_by))
+                problems.append(Problem(mark, f"{key}[{index}]: no such module: {name!r}{like}", Level.WARNING))
     return layer._replace(value=value)
 
 
@@ -259,7 +269,7 @@ def _plain_marks(marks: Marks) -> list[list[Any]]:
 
 
 def _marks(stored: list[list[Any]]) -> Marks:
-    return {tuple(each[0]): Mark(each[1], each[2], each[3]) for each in stored}
+    return {tuple(each[0]): Mark(*each[1:]) for each in stored}
 
 
 def _plain_layer(layer: Layer) -> dict[str, Any]:

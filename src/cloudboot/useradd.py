@@ -38,7 +38,7 @@ def useradd(host: Host, account: Account, groups: Sequence[str]) -> tuple[list[s
         if value is None:
             continue
         text = str(value)
-        if not re.fullmatch(form, text):
+        if not re.fullmatch(form, text) or (name == "expiredate" and not _is_date(text)):
             flaws.append((name, f"{name}: useradd would not take it, left out: {text!r}"))
         elif name == "uid" and (holder := _holder(host, int(text))) is not None:
             flaws.append((name, f"uid: {text} is {holder}'s: {account.name} gets another one"))
@@ -51,6 +51,16 @@ def useradd(host: Host, account: Account, groups: Sequence[str]) -> tuple[list[s
     argv += [flag for name, flag in FLAGS.items() if account.flag(name)]
     argv.append("-M" if account.flag("no_create_home") or account.flag("system") else "-m")
     return [*argv, account.name], flaws
+
+
+def _is_date(text: str) -> bool:
+    from datetime import date
+
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _holder(host: Host, uid: int) -> str | None:

@@ -29,18 +29,27 @@ LAUNCHERS = {CLOUD_INIT: "usr/bin/cloud-init", CLOUDBOOT: "usr/bin/cloudboot"}
 NOTES = "run/bench-notes"
 
 # Both agents' programs are Python scripts: the same lines in both write down, when the process ends, what it took.
-HOOK = f'''import atexit, sys, time
+HOOK = f"""import atexit, os, sys, time
+
+_pid, _exit = os.getpid(), os._exit
 
 
 def _note():
-    with open("/proc/self/status") as status:
-        peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
-    with open("/{NOTES}", "a") as notes:
-        notes.write(f"{{peak}} {{time.process_time():.4f}} {{' '.join(sys.argv)}}\\n")
+    if os.getpid() == _pid:
+        with open("/proc/self/status") as status:
+            peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+        with open("/{NOTES}", "a") as notes:
+            notes.write(f"{{peak}} {{time.process_time():.4f}} {{' '.join(sys.argv)}}\\n")
 
 
+def _exit_at_once(status):
+    _note()
+    _exit(status)
+
+
+os._exit = _exit_at_once
 atexit.register(_note)
-'''
+"""
 
 # Host keys are in the tree already and stay: their generation takes up to a second, by chance, whoever asks for it.
 KEEP_KEYS = "ssh_deletekeys: false\n"

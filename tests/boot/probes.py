@@ -35,6 +35,7 @@ Type=notify
 User={user}
 KillSignal=SIGUSR1
 TimeoutStartSec=120
+Nice=10
 {options}
 ExecStart={python} {program} watch {reports}/{name}.jsonl {period} {addresses}
 """
@@ -93,7 +94,7 @@ ExecStart=/usr/local/lib/bridge
 
 # `$1` is how long each state is left to the probes, the rest when a change of the lock-down is killed; in seconds.
 STORM_TEXT = f"""#!/bin/sh
-say() {{ echo "storm: $*"; "$@" || echo "storm: exit $?"; sleep "$PAUSE"; }}
+say() {{ echo "storm: $(cut -d" " -f1 /proc/uptime): $*"; "$@" || echo "storm: exit $?"; sleep "$PAUSE"; }}
 PAUSE=$1; shift; DELAYS=$*
 if command -v nft > /dev/null; then
     for verb in reload restart stop start; do
@@ -118,14 +119,13 @@ else
     say systemctl stop cloudboot-lockdown-iptables
     say systemctl start cloudboot-lockdown-iptables
 fi
+say systemctl restart systemd-networkd
 echo "storm: the first layer alone"
 for family in 4 6; do
     ip -$family rule flush
     ip -$family rule add pref 32766 lookup main protocol kernel
 done
 sleep "$PAUSE"
-say cloudboot lockdown apply
-say systemctl restart systemd-networkd
 say cloudboot lockdown apply
 echo "storm: over"
 """
@@ -149,8 +149,11 @@ def write(path: str, text: str, mode: int = 0o644) -> None:
     os.chmod(path, mode)
 
 
-def install(root: str, *, period: str = "0.001") -> None:
-    """Put the probes, the killer and the image's own firewall into a tree."""
+def install(root: str, *, slower: int = 1) -> None:
+    """Put the probes, the killer and the image's own firewall into a tree.
+
+    Nobody tries every millisecond, the others less often; under emulation a try takes longer: `slower` stretches that.
+    """
     shutil.copyfile(os.path.join(os.path.dirname(__file__), "probe.py"), f"{root}{PROGRAM}")
     write(f"{root}/etc/sysctl.d/90-forward.conf", "".join(f"{line}\n" for line in FORWARD))
     os.makedirs(f"{root}{REPORTS}")
@@ -163,10 +166,12 @@ def install(root: str, *, period: str = "0.001") -> None:
     late = "Requires=bridge.service\nAfter=bridge.service"
     inside = "NetworkNamespacePath=/run/netns/bridged"
     units = {
-        "probe-nobody": watch_unit("nobody", "nobody", EARLY, period, (*SHUT, *REWRITTEN)),
-        "probe-root": watch_unit("root", "root", EARLY, "0.2", (*SHUT, *REWRITTEN)),
+        "probe-nobody": watch_unit("nobody", "nobody", EARLY, f"{0.001 * slower}", (*SHUT, *REWRITTEN)),
+        "probe-root": watch_unit("root", "root", EARLY, f"{0.2 * slower}", (*SHUT, *REWRITTEN)),
         "bridge": BRIDGE_UNIT,
-        "probe-bridged": watch_unit("bridged", "root", late, "0.01", (*SHUT, *REWRITTEN, *NEIGHBOURS), inside),
+        "probe-bridged": watch_unit(
+            "bridged", "root", late, f"{0.01 * slower}", (*SHUT, *REWRITTEN, *NEIGHBOURS), inside
+        ),
         "killer": KILLER,
     }
     for name, text in units.items():
@@ -201,10 +206,11 @@ def last(text: str) -> dict[str, Any]:
     return seen
 
 
-def judge(seen: dict[str, dict[str, Any]], there: tuple[str, ...]) -> None:
+def judge(seen: dict[str, dict[str, Any]], there: set[str]) -> None:
     """Nobody and the bridged namespace never got in, though they tried until the machine was off; root did.
 
-    `seen` has the last line of each probe's report; `there` are the addresses that answer whoever is let in.
+    `seen` has the last line of each probe's report; `there` are the addresses that answer whoever is let in, those of
+    NEIGHBOURS everybody.
     """
     said = json.dumps(seen, indent=1)
     nobody, control, bridged = seen["nobody"], seen["root"], seen["bridged"]
@@ -215,7 +221,7 @@ def judge(seen: dict[str, dict[str, Any]], there: tuple[str, ...]) -> None:
     assert nobody["trees"]["opened"] == 0, said
     assert nobody["trees"]["denied"] > 0, said
     assert control["trees"]["opened"] > 0, said
-    for address in there:
+    for address in control["doors"].keys() & there:
         root = control["doors"][address]
         assert root["connected"] > (5 if address in REWRITTEN else 20), f"{address}: {said}"
         if address in SHUT[:2]:  # others fail with the image's own firewall, or on the interface of a bridge
@@ -223,7 +229,7 @@ def judge(seen: dict[str, dict[str, Any]], there: tuple[str, ...]) -> None:
         assert nobody["doors"][address]["attempts"] > 5 * root["attempts"], f"{address}: {said}"
     for address, door in bridged["doors"].items():
         if address in NEIGHBOURS:
-            assert door["connected"] > 20, f"{address}: {said}"
+            assert door["connected"] > 20 or address not in there, f"{address}: {said}"
         else:
             assert door["connected"] == 0, f"{address}: {said}"
             assert door["attempts"] > 20, f"{address}: {said}"

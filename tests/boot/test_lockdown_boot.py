@@ -14,6 +14,7 @@ from boot import probe, probes
 from boot.bed import (
     AMAZON,
     IMDS_LINK_LOCAL,
+    IMDS_V4,
     UNTOUCHED,
     Container,
     Imds,
@@ -27,6 +28,7 @@ from boot.bed import (
     root_image,
     run,
 )
+from boot.bed.command import wait_until
 from boot.job import Inside
 from boot.probes import PROGRAM, REPORTS, REWRITTEN, SHUT, STORM
 from boot.worlds import OPTIONS, World
@@ -48,6 +50,7 @@ Address={Link.GUEST_V6}/64
 Gateway={Link.ROUTER_V6}
 """
 USER_DATA = b"#cloud-config\nhostname: web\n"
+UNTOUCHED_V4 = tuple(address for address in UNTOUCHED if ":" not in address)
 BLOCKED, OPEN = "blocked by our rule", "REACHABLE"
 
 
@@ -84,7 +87,7 @@ def complaints(inside: Inside) -> list[str]:
     return [line for line in said if not any(words in line for words in known)]
 
 
-def storm(inside: Inside, times: str) -> None:
+def storm(inside: Inside, times: str, untouched: tuple[str, ...] = UNTOUCHED) -> None:
     """Check what must be true of a booted guest with the probes in it, and shake its firewall."""
     killed = inside("systemctl show -p Result --value cloudboot-network.service")
     assert killed == "signal", inside("journalctl -b -u killer -u cloudboot-network")
@@ -92,13 +95,12 @@ def storm(inside: Inside, times: str) -> None:
     assert status["status"] == "done", status
     assert "storm: over" in inside(f"{STORM} {times}")
     for kind in ("tcp", "udp"):
-        answers = asked(inside, "nobody", kind, UNTOUCHED)
+        answers = asked(inside, "nobody", kind, untouched)
         assert set(answers.values()) == {"connected"}, answers
     code, report = lockdown(inside)
     assert (code, states(report)) == (0, {BLOCKED}), report
     assert report["missing"] == []
-    assert complaints(inside) == []
-    assert inside("journalctl -b --no-pager | grep -i 'ordering cycle' || true") == ""
+    assert inside("journalctl -b --no-pager _PID=1 | grep -i 'ordering cycle' || true") == ""
 
 
 @pytest.mark.container
@@ -135,6 +137,7 @@ def test_nobody_gets_in(suite: str, scratch: Scratch, key_pair: KeyPair, request
             active = "cloudboot-lockdown-iptables.service" if without_nft else "cloudboot-lockdown.service"
             shown = inside("systemctl list-units --plain --no-legend --state=active 'cloudboot-lockdown*'")
             assert [line.split()[0] for line in shown.splitlines()] == [active]
+            assert complaints(inside) == []
             storm(inside, "0.15 0.03 0.06 0.1 0.15")
             # The server has to ask who has the guest's link-local address, and the kernel's answer goes to the server.
             link.cloud.ip("-6", "neigh", "flush", "dev", "cloud0")
@@ -144,7 +147,7 @@ def test_nobody_gets_in(suite: str, scratch: Scratch, key_pair: KeyPair, request
         for name in ("nobody", "root", "bridged"):
             with open(f"{disk.path}{REPORTS}/{name}.jsonl", encoding="utf-8") as file:
                 seen[name] = probes.last(file.read())
-        probes.judge(seen, SHUT if without_nft else (*SHUT, *REWRITTEN))
+        probes.judge(seen, {*SHUT, *probes.NEIGHBOURS, *(() if without_nft else REWRITTEN)})
 
 
 @pytest.mark.machine
@@ -154,9 +157,9 @@ def test_nobody_gets_in_on_a_machine(tree_trixie: Tree, scratch: Scratch, key_pa
         prepare_machine(view.path)
         run(["systemctl", f"--root={view.path}", "mask", "chrony-wait.service"])
         bake.bake(open_host(view.path, echo=False, keep_log=False))
-        probes.install(view.path)
+        probes.install(view.path, slower=10)
         image = root_image(view.path, scratch.file("root.img"))
-    options = ["--ssh-key", key_pair.public, "--latency", "0.2", "--hop-limit", "64", "--instance-id", AMAZON.asset]
+    options = ["--ssh-key", key_pair.public, "--latency", "0.1", "--hop-limit", "64", "--instance-id", AMAZON.asset]
     with (
         Namespace(untouched=True) as ns,
         Imds(ns, scratch, *options, user_data=USER_DATA),
@@ -169,7 +172,9 @@ def test_nobody_gets_in_on_a_machine(tree_trixie: Tree, scratch: Scratch, key_pa
 
         machine.boot()
         machine.wait_ssh(key_pair, "debian")
-        storm(Inside(ask), "0.3 0.3 0.8 1.5")
+        # The stage that makes up for the killed one reloads sshd when it has set it up: ask until it is over.
+        assert wait_until(lambda: ask("cloudboot status --wait").returncode == 0, 120, 1)
+        storm(Inside(ask), "0.2 1", UNTOUCHED_V4)
         machine.powerdown()
         disk = scratch.file("afterwards.img")
         run(["qemu-img", "convert", "-O", "raw", machine.root.path, disk], timeout=120)
@@ -177,8 +182,8 @@ def test_nobody_gets_in_on_a_machine(tree_trixie: Tree, scratch: Scratch, key_pa
         for name in ("nobody", "root", "bridged"):
             shown = run(["debugfs", "-R", f"cat {REPORTS}/{name}.jsonl", disk])
             seen[name] = probes.last(shown.stdout)
-        # What is on the link itself, QEMU's network does not have.
-        probes.judge(seen, (*SHUT[:2], *REWRITTEN))
+        # IPv6 to the service does not get through QEMU's network, and the link itself has no service.
+        probes.judge(seen, {IMDS_V4, REWRITTEN[0], probes.NEIGHBOURS[0]})
 
 
 POLICIES = {

@@ -2,7 +2,7 @@
 
 A case is a YAML file:
 
-    user-data: |            # as the owner would send it, or a recipe for bytes (see `made`)
+    user-data: |            # as the owner would send it, or a recipe for bytes (see recipes.py)
     also: [timezone]        # modules that run beside those of the network stage
     problems: ["user-data:3:1: …"]    # exactly what is reported, in order
     errors: ["…"]           # exactly what fails: default nothing
@@ -17,8 +17,6 @@ A case is a YAML file:
 
 from __future__ import annotations
 
-import base64
-import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +28,12 @@ from cloudboot import modules
 from cloudboot.instance import folder
 from cloudboot.module import Stage
 from cloudboot.process import Result
+from recipes import made
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-CASES = Path(__file__).parent.parent / "cases" / "bad-input"
-FILES = sorted(CASES.glob("*.yaml"))
+FILES = sorted((Path(__file__).parent.parent / "cases" / "bad-input").glob("*.yaml"))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIERVWW5OyBRxaigcgxtPAJOkxWHCe82uWa60hbbEfo+p metadata"
 IMAGE = {
     "default_user": {"name": "debian", "groups": ["sudo"], "sudo": ["ALL=(ALL) NOPASSWD:ALL"], "shell": "/bin/bash"},
@@ -46,45 +44,6 @@ TREE: dict[str, Any] = {
     "/usr/share/zoneinfo/Etc/UTC": "TZif2",
     "/home": {"dir": True},
 }
-
-
-def made(recipe: Any) -> bytes:
-    """Make the bytes of a user data.
-
-    A text is itself. `{gzip: R}`; `{cut: R, at: N}` the first N bytes; `{patch: R, at: N, with: TEXT}` bytes overwritten;
-    `{encode: TEXT, as: utf-16}`; `{repeat: TEXT, times: N}`; `{base64: R}`; `{join: [R, …]}`; `{hex: "ff 00"}`; `{mime: [{type,
-    name, headers, content: R}, …], boundary: B, close: true}`.
-    """
-    if isinstance(recipe, str):
-        return recipe.encode()
-    kind, value = next(iter(recipe.items()))
-    makers: dict[str, Callable[[], bytes]] = {
-        "gzip": lambda: gzip.compress(made(value), mtime=0),
-        "cut": lambda: made(value)[: recipe["at"]],
-        "patch": lambda: (
-            made(value)[: recipe["at"]]
-            + made(recipe["with"])
-            + made(value)[recipe["at"] + len(made(recipe["with"])) :]
-        ),
-        "encode": lambda: str(value).encode(recipe["as"]),
-        "repeat": lambda: made(value) * recipe["times"],
-        "base64": lambda: base64.encodebytes(made(value)),
-        "join": lambda: b"".join(map(made, value)),
-        "hex": lambda: bytes.fromhex(value),
-        "mime": lambda: _mime(value, recipe.get("boundary", "B"), close=recipe.get("close", True)),
-    }
-    return makers[kind]()
-
-
-def _mime(parts: Sequence[Mapping[str, Any]], boundary: str, *, close: bool) -> bytes:
-    lines = [b"MIME-Version: 1.0", f'Content-Type: multipart/mixed; boundary="{boundary}"'.encode(), b""]
-    for part in parts:
-        lines += [b"--B", f"Content-Type: {part['type']}".encode()]
-        if "name" in part:
-            lines.append(f'Content-Disposition: attachment; filename="{part["name"]}"'.encode())
-        lines += [f"{name}: {value}".encode() for name, value in part.get("headers", {}).items()]
-        lines += [b"", made(part["content"])]
-    return b"\n".join([*lines, b"--B--" if close else b"", b""])
 
 
 class Machine(ScratchHost):

@@ -116,3 +116,26 @@ def test_set_by() -> None:
 
 def test_deprecation_is_no_error() -> None:
     assert [problem.level for problem in made("old: x\n").problems] == [Level.DEPRECATED]
+
+
+def test_places_are_the_owners_after_items_were_left_out() -> None:
+    text = "write_files:\n  - {content: x}\n  - {path: /a, mode: 1}\n  - 5\n  - {path: /b, mode: 1}\n"
+    config = made(text)
+    assert [str(problem).partition(": ")[0] + " " + problem.text.partition(":")[0] for problem in config.problems] == [
+        "user-data:2:5 write_files[0]",
+        "user-data:3:16 write_files[1].mode",
+        "user-data:4:5 write_files[2]",
+        "user-data:5:16 write_files[3].mode",
+    ]
+    assert config.value == {"write_files": [{"path": "/a"}, {"path": "/b"}]}
+    assert (config.marks["write_files", 1].line, config.marks["write_files", 1].item) == (5, 3)
+    assert config.marks["write_files", 1, "path"].line == 5
+
+
+def test_secrets_are_not_echoed_in_whatever_holds_them() -> None:
+    schemas: dict[str, dict[str, Any]] = {"list": {"anyOf": [SCHEMAS["password"], {"type": "array"}]}}
+    problems: list[Problem] = []
+    config = build([read_layer("list: {bob: s3cret}\n", "f", "user data", problems)], schemas, problems)
+    assert [problem.text for problem in config.problems] == [
+        "list: must be a text or a list, not a mapping (key: value): quote a text that has a ': ' in it: left out"
+    ]

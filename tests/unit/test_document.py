@@ -88,3 +88,27 @@ plain = st.recursive(
 def test_same_as_pyyaml(value: object) -> None:
     text = yaml.safe_dump(value)
     assert load(text, "f").value == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+def test_nesting_does_not_exhaust_the_stack(depth: int) -> None:
+    for text in ("[" * depth, "- " * depth, "{a: " * depth, "a: " + "[" * depth + "]" * depth):
+        assert "levels" in load(text, "f").problems[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "said"),
+    [
+        ("p: !s3cret\n", "!s3cret", "tag"),
+        ("p: !s3cret with blanks  # and a comment\n", "!s3cret with blanks", "tag"),
+        ("p: 2032-13-45\n", "2032-13-45", "timestamp"),
+        ("p: *s3cret\n", None, "alias"),
+        ("p: &s3cret [a]\nq: *s3cre\n", None, "alias"),
+    ],
+)
+def test_what_only_looks_like_yaml_is_a_text_and_never_told(text: str, value: str | None, said: str) -> None:
+    document = load(text, "f")
+    assert (document.value or {"p": None})["p"] == value
+    (problem,) = document.problems
+    assert said in problem.text
+    assert "s3cre" not in problem.text

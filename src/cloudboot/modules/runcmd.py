@@ -5,12 +5,17 @@ from __future__ import annotations
 from cloudboot.commands import quote
 from cloudboot.module import Context, Frequency, Stage, module
 
-COMMANDS = {
+COMMANDS = {  # a command may hold a secret
     "type": ["array", "null"],
     "items": {
         "anyOf": [
-            {"type": ["string", "null"]},
-            {"type": "array", "items": {"type": ["string", "integer", "number"]}, "x-whole": True, "minItems": 1},
+            {"type": ["string", "null"], "x-secret": True},
+            {
+                "type": "array",
+                "items": {"type": ["string", "integer", "number"], "x-secret": True},
+                "x-whole": True,
+                "minItems": 1,
+            },
         ]
     },
 }

@@ -84,6 +84,10 @@ def _wishes(ctx: Context) -> list[passwords.Wish]:
     default = accounts.wanted(ctx.config, ctx.image.get("default_user") or {}).default
     if ctx.config.get("password") and default is None:
         ctx.report("password: there is no default user: left out", ("password",))
+    lines = (ctx.config.get("chpasswd") or {}).get("list") or ()
+    for number, line in enumerate(lines.splitlines() if isinstance(lines, str) else lines, 1):
+        if line.strip() and ":" not in line:
+            ctx.report(f"chpasswd.list: line {number}: must be name:password: left out", ("chpasswd", "list"))
     found = []
     for wish in passwords.chosen(ctx.config, default):
         if wish.kind != "random" and not wish.secret:

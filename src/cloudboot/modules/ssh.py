@@ -142,9 +142,12 @@ def _certificates(ctx: Context, kinds: list[str]) -> None:
 
 
 def _login_keys(ctx: Context) -> None:
-    own, bad = sshkeys.parse_all(ctx.config.get("ssh_authorized_keys") or ())
-    for line in bad:
-        ctx.report(f"ssh_authorized_keys: not a key that sshd takes, left out: {line[:60]!r}", ("ssh_authorized_keys",))
+    given: list[str] = ctx.config.get("ssh_authorized_keys") or []
+    own, _ = sshkeys.parse_all(given)
+    for index, text in enumerate(given):
+        for line in sshkeys.parse_all([text])[1]:
+            told = f"ssh_authorized_keys: not a key that sshd takes, left out: {line[:60]!r}"
+            ctx.report(told, ("ssh_authorized_keys", index))
     keys = own
     if ctx.config.get("allow_public_ssh_keys", True):
         cloud, bad = sshkeys.parse_all(ctx.instance.public_keys)

@@ -31,7 +31,10 @@ USER: dict[str, Schema] = {
     "homedir": TEXT,
     "primary_group": TEXT,
     "uid": {
-        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+$", "deprecated": "22.3"}]
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": "^[0-9]+$", "x-form": "a number", "deprecated": "22.3"},
+        ]
     },
     "groups": NAMES,
     "shell": TEXT,
@@ -287,11 +290,15 @@ def _password(ctx: Context, account: Account, *, fresh: bool, elsewhere: bool) -
 
 def _keys(ctx: Context, account: Account, user: User, default: str | None) -> None:
     given = account.fields.get("ssh_authorized_keys")
-    texts = [given] if isinstance(given, str) else list(given.values()) if isinstance(given, dict) else given or []
-    keys, bad = sshkeys.parse_all(texts)
     place = (*account.pointer, "ssh_authorized_keys")
-    for line in bad:
-        ctx.report(f"users: ssh_authorized_keys: not a key that sshd takes, left out: {line[:60]!r}", place)
+    texts: dict[Any, str] = given if isinstance(given, dict) else {}
+    if isinstance(given, (str, list)):
+        texts = dict(enumerate([given] if isinstance(given, str) else given))
+    keys, _ = sshkeys.parse_all(texts.values())
+    for step, text in texts.items():
+        for line in sshkeys.parse_all([text])[1]:
+            told = f"users: ssh_authorized_keys: not a key that sshd takes, left out: {line[:60]!r}"
+            ctx.report(told, (*place, step))
     if account.flag("ssh_redirect_user"):
         if given:
             told = "users: ssh_redirect_user: left out: it cannot stand together with ssh_authorized_keys"

@@ -33,6 +33,7 @@ HINTS = (
     ("did not find expected key", "", "a line that is not indented like its neighbours, or a quote too many"),
     ("did not find expected '-' indicator", "", "a line that is not indented like its neighbours"),
     ("could not find expected ':'", "", "a key without ':' (or a text that goes on at the wrong indentation)"),
+    ("found another document", "", "'---' begins another document, and only one is read: remove that line"),
     ("found undefined alias", "", "a text that begins with '*' must be quoted"),
     ("cannot start any token", "", "a text that begins with this character must be quoted"),
     ("found unknown escape character", "", "a backslash in double quotes: write it twice, or use single quotes"),

@@ -44,6 +44,12 @@ STARTS = (  # the longest match wins, so the longer ones come first
     ("#upstart-job", "text/upstart-job"),
     ("#!", Kind.SCRIPT),
 )
+BASE64_STARTS = (
+    "i2nsb3vkl",
+    "iyev",
+    "h4si",
+    "tulnrs1wzxjzaw9u",
+)  # `#cloud-`, `#!/`, gzip, `MIME-Version`, in lower case
 NOT_YET = frozenset(kind for _, kind in STARTS if not isinstance(kind, Kind)) - {"text/upstart-job"}
 
 
@@ -112,7 +118,7 @@ class _Reader:
             try:
                 plain = expander.decompress(content, EXPANDED_LIMIT)
             except zlib.error as error:
-                self.problem(mark, f"gzip: damaged: {error}: nothing of it is used")
+                self.problem(mark, f"gzip: damaged ({str(error).rpartition(': ')[2]}): nothing of it is used")
                 return None
             if expander.unconsumed_tail:
                 self.problem(mark, f"gzip: more than {EXPANDED_LIMIT >> 20} MiB when expanded: not used")
@@ -233,6 +239,12 @@ def _unknown(content: bytes, declared: str | None) -> str:
     squeezed = "".join(first.lower().split())
     if squeezed.startswith(("#cloud-config", "#cloudconfig", "#cloud_config", "cloud-config")):
         return f"begins with {first!r}, which is not the header '#cloud-config' (no blank, one '#', a '-'): not used"
+    if squeezed.startswith("content-type:multipart/"):
+        return "begins like MIME multipart, without its line 'MIME-Version: 1.0': not used"
+    if squeezed.startswith(BASE64_STARTS):
+        return f"begins with {first[:24]!r}, which is base64 of a known format: give it decoded: not used"
+    if any(line.startswith(b"#!") for line in content.lstrip().split(b"\n")[1:10]):
+        return f"begins with {first!r}: the '#!' of a script must be its first line: not used"
     if declared is not None:
         return f"of unknown type {declared!r}: not used"
     if squeezed.startswith(("set-e", "apt", "echo", "cd/", "sudo", "yum", "exportpath")):
