@@ -1,7 +1,7 @@
 """Where the boot is, what ran, what failed and why: status.json while it goes on, result.json at its end.
 
-Both are for everybody to read, so they hold no command texts and no values from user data; `results.json` beside
-the instance's semaphores has those, for root.
+Both are for everybody to read, so they hold no command texts and nothing that a schema marks as secret;
+`results.json` beside the instance's semaphores has the commands, for root.
 """
 
 from __future__ import annotations

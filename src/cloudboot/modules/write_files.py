@@ -184,7 +184,8 @@ def decode(raw: bytes, encoding: str) -> bytes:
     if encoding.endswith(("b64", "base64")):
         import binascii
 
-        raw = binascii.a2b_base64(raw)
+        # White space is what line breaks leave; anything else that is foreign is not base64 at all.
+        raw = binascii.a2b_base64(b"".join(raw.split()), strict_mode=True)
     if encoding.startswith("gz"):
         import gzip
 
