@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from cloudboot import distro, modules
+from cloudboot import distro, modules, store
 from cloudboot.errors import CommandError, ImageError, UsageError
 from cloudboot.process import spawn
 
@@ -27,11 +28,22 @@ PYTHON = (3, 11)
 LAUNCHER_TEXT = f"""#!/usr/bin/python3 -IS
 import sys
 
+if sys.argv[1:2] == ["boot"]:  # short and small: neither collecting nor tidying up pays
+    import gc
+
+    gc.disable()
 sys.path.insert(0, "{HOME}")
 sys.path += ["{HOME}/bundle", "/usr/lib/python3/dist-packages"]
 from cloudboot.cli import main
 
-sys.exit(main())
+status = main()
+if sys.argv[1:2] == ["boot"]:
+    import os
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+sys.exit(status)
 """
 NETWORK_TEXT = """# Written by `cloudboot bake`, because the image had no network configuration.
 # No MAC address, no fixed name: it fits every instance. DHCPv4 and router advertisements, on every Ethernet interface.
@@ -112,6 +124,7 @@ def bake(host: Host, *, datasource: str | None = None, bundle: bool = False) -> 
     _enable(host)
     _network(host)
     _anonymous(host)
+    store.image(host)  # read the image's configuration once, here: the first boot then reads no YAML for it
 
 
 def _check(host: Host, *, bundle: bool) -> None:
@@ -167,6 +180,9 @@ def _install(host: Host) -> bool:
     index = f"{HOME}/cloudboot/modules/{modules.INDEX}"
     wanted.add(index)
     host.write(index, modules.index())
+    schemas = f"{HOME}/cloudboot/modules/{modules.SCHEMAS}"
+    wanted.add(schemas)
+    host.write(schemas, json.dumps(modules.schemas(fresh=True)) + "\n")
     for stale in [f"{HOME}/cloudboot/{name}" for name in host.tree(f"{HOME}/cloudboot")]:
         if stale not in wanted and "__pycache__" not in stale:
             changed = host.remove(stale) or changed
@@ -255,8 +271,6 @@ def _configure(host: Host, datasource: str | None) -> None:
 
 
 def _yaml(value: object) -> str:
-    import json
-
     return json.dumps(value)  # JSON is YAML
 
 

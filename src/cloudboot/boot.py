@@ -143,7 +143,7 @@ class Boot:
                 self._run(Stage.NETWORK)
         self._lock_down()
         self._run(Stage.CONFIG)
-        if self._known().kind is Kind.SAME and all(module.light for module in self._due(Stage.FINAL)):
+        if all(module.light for module in self._due(Stage.FINAL)):
             self._run(Stage.FINAL)
             self._prove_empty(Stage.FINAL)
             self._finish()
@@ -253,10 +253,7 @@ class Boot:
 
     def schemas(self) -> dict[str, Schema]:
         """Return what every top-level key may be: the modules' schemas and our own."""
-        union = dict(CORE_SCHEMA)
-        for module in modules.load_all():
-            union.update(module.schema)
-        return union
+        return {**CORE_SCHEMA, **modules.schemas()}
 
     def runner(self, *, offline: bool = False) -> Runner | None:
         """Return a runner for the current instance; None if none is known yet."""

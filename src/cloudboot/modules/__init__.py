@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cloudboot.checker import Schema
     from cloudboot.host import Host
     from cloudboot.module import Context, Module
 
 INDEX = "index.json"
+SCHEMAS = "schemas.json"
 
 ORDER = (
     # network: what must precede logins and mounts
@@ -97,6 +99,24 @@ def declared() -> list[Module]:
         )
 
     return [later(name, facts) for name, facts in entries.items()]
+
+
+def schemas(*, fresh: bool = False) -> dict[str, Schema]:
+    """Return what every key of a module may be, from what `bake` left; `fresh`: from the modules themselves."""
+    import json
+    import os
+
+    if not fresh:
+        try:
+            with open(f"{os.path.dirname(__file__)}/{SCHEMAS}", encoding="utf-8") as file:
+                stored: dict[str, Schema] = json.load(file)
+                return stored
+        except (OSError, ValueError):
+            pass  # a checkout, or damaged: slower, not wrong
+    union: dict[str, Schema] = {}
+    for each in load_all():
+        union.update(each.schema)
+    return union
 
 
 def index() -> str:

@@ -28,6 +28,7 @@ KEY_TYPES: Schema = {"type": "array", "items": {"type": "string"}, "examples": [
         "ssh_key_console_blacklist": KEY_TYPES,
     },
     keys=(),
+    light=True,
 )
 def keys_to_console(ctx: Context) -> None:
     """Print the fingerprints of the host keys and the public host keys on the console.
