@@ -23,6 +23,8 @@ LAUNCHER = "/usr/bin/cloudboot"
 ENABLED = "/etc/cloudboot/enabled"  # "this is our cloud", for images that no DMI marks
 CONFIG = "/etc/cloudboot/cloudboot.yaml"
 NETWORK = "/etc/systemd/network/80-cloudboot-dhcp.network"
+PRESETS = "/etc/systemd/system-preset/50-cloudboot.preset"
+PRESETS_HEAD = "# Written by `cloudboot bake`: what was disabled in the image stays so on its first boot.\n"
 PYTHON = (3, 11)
 # -I: no PYTHON* variables, no current directory; -S: no site (3 ms, and no .pth files of others).
 LAUNCHER_TEXT = f"""#!/usr/bin/python3 -IS
@@ -123,6 +125,7 @@ def bake(host: Host, *, datasource: str | None = None, bundle: bool = False) -> 
     _configure(host, datasource)
     _enable(host)
     _network(host)
+    _presets(host)
     _anonymous(host)
     store.image(host)  # read the image's configuration once, here: the first boot then reads no YAML for it
 
@@ -293,6 +296,22 @@ def _network(host: Host) -> None:
     resolved = host.exists(f"{UNITS}/systemd-resolved.service")
     if resolved and not host.exists("/etc/systemd/system/sysinit.target.wants/systemd-resolved.service"):
         host.run(["systemctl", "enable", "systemd-resolved.service"])
+
+
+def _presets(host: Host) -> None:
+    """Keep disabled what the image has disabled.
+
+    On the first boot of an `uninitialized` machine systemd enables everything that no preset disables (Debian has no
+    rule of its own): ssh.socket beside ssh.service, and services that make the boot wait for time or network.
+    """
+    if host.exists(PRESETS):
+        return
+    answer = host.ask(["systemctl", "list-unit-files", "--state=disabled", "--no-legend", "--plain", "--no-pager"])
+    # Standard error is in the answer too ("/proc/ is not mounted …"): only what is a unit's name counts.
+    names = sorted(set(re.findall(r"^([\w@.:-]+\.[a-z]+) +disabled", answer.output, re.MULTILINE)))
+    lines = [f"disable {name}\n" for name in names if not name.startswith("cloudboot")]
+    if lines:
+        host.write(PRESETS, PRESETS_HEAD + "".join(lines))
 
 
 def _has_network(host: Host) -> bool:

@@ -92,6 +92,7 @@ def check_first_boot(inside: Inside, status: dict[str, Any]) -> None:
     items = {each["item"]: each["state"] for each in modules["runcmd"]["commands"]}
     assert items == {1: "done", 2: "done", 3: "done", 4: "failed", 5: "done", 6: "done"}
 
+    assert inside("systemctl is-enabled ssh.socket || true") == "disabled"
     assert inside("hostname") == "web"
     assert inside("cat /etc/hostname") == "web"
     assert inside("readlink /etc/localtime") == "/usr/share/zoneinfo/Europe/Berlin"

@@ -84,6 +84,18 @@ def test_a_network_only_where_there_is_none(view: Overlay) -> None:
     assert not os.path.exists(own)
 
 
+def test_what_is_disabled_stays_disabled_on_the_first_boot(view: Overlay) -> None:
+    baked(view.path)
+    with open(f"{view.path}{bake.PRESETS}", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    assert "disable ssh.socket" in lines
+    assert "disable chrony-wait.service" in lines
+    assert all(line.startswith("#") or (len(line.split()) == 2 and "." in line) for line in lines)
+    assert "cloudboot-" not in "".join(lines[1:])
+    assert "disable systemd-networkd.service" not in lines
+    assert "disable ssh.service" not in lines
+
+
 def test_cloud_init_is_disabled_and_the_default_user_is_the_distribution_s(view: Overlay) -> None:
     os.makedirs(f"{view.path}/etc/cloud")
     with open(f"{view.path}/etc/cloud/cloud.cfg", "w", encoding="utf-8") as file:
