@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,11 @@ def tried(world: World, key: KeyPair, case: dict[str, Any]) -> list[str]:
         wrong.append(f"fails {state['errors']}, not {errors}")
     if (int(boot), int(status)) != (0, 1 if errors else 2 if expected else 0):
         wrong.append(f"boot exits {boot}, status {status}")
-    who = ssh(world.link.cloud, key, "debian", ["sudo", "-n", "id", "-un"], host=world.link.GUEST_V4, check=False)
+    for _ in range(10):
+        who = ssh(world.link.cloud, key, "debian", ["sudo", "-n", "id", "-un"], host=world.link.GUEST_V4, check=False)
+        if "Connection refused" not in who.stderr:
+            break
+        time.sleep(0.5)  # sshd takes up its new host keys: it listens anew
     if who.stdout.strip() != "root":
         wrong.append(f"debian cannot log in: {who.returncode}: {who.stderr.strip()[-300:]}")
     return wrong
