@@ -28,6 +28,7 @@ NETWORK_KINDS = frozenset("nfs nfs4 cifs smb3 ceph glusterfs lustre fuse.sshfs 9
 NO_FILE_SYSTEM = ("", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member", "zfs_member")
 
 LATE = 10.0  # seconds to wait for volumes that the metadata announce
+SYSTEMD_LIMIT = 35.0  # seconds: a device timeout, and the mount
 
 
 class Wish(NamedTuple):
@@ -234,3 +235,37 @@ def here(known: Disks) -> str:
 def dotted(pointer: Pointer) -> str:
     """Return a place in the configuration as text: `mounts[0]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else step for step in pointer)
+
+
+def unit_name(target: str) -> str:
+    """Return the unit that systemd makes of a mount point (systemd-escape --path --suffix=mount)."""
+    path = "/".join(part for part in target.split("/") if part)
+    if not path:
+        return "-.mount"
+    escaped = ""
+    for number, byte in enumerate(path.encode()):
+        char = chr(byte)
+        plain = char.isascii() and (char.isalnum() or char in ":_" or (char == "." and number))
+        escaped += "-" if char == "/" else char if plain else f"\\x{byte:02x}"
+    return f"{escaped}.mount"
+
+
+def leave_to_systemd(
+    host: Host,
+    target: str,
+    *,
+    limit: float = SYSTEMD_LIMIT,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait while systemd is about to mount a line that it knows from this boot's start.
+
+    Two mounts at once stack: the kernel's new mount interface does not refuse the same file system twice.
+    """
+    end = clock() + limit
+    while clock() < end:
+        answer = host.ask(["systemctl", "show", "-p", "Job,ActiveState", unit_name(target)], timeout=10)
+        facts = dict(line.partition("=")[::2] for line in answer.output.splitlines())
+        if facts.get("ActiveState") != "activating" and facts.get("Job", "") in ("", "0"):
+            return
+        sleep(0.1)

@@ -160,6 +160,8 @@ def use(ctx: Context, wish: Wish) -> None:
     if moved:
         host.log.warning(f"{entry.target}: {moved} is mounted there, {fstab.PATH} now says {entry.source}: unmount it")
     host.log.doing(f"mounts {entry.target}")
+    if host.live and not is_mounted(host, entry.target):
+        mount_entries.leave_to_systemd(host, entry.target)
     host.do(MountPoint(entry.target, entry.source))
     host.log.doing("")
 
