@@ -1,7 +1,8 @@
 """What has run: semaphores. A frequency is a directory, a semaphore is a file in it, written in two steps.
 
 `started` is on the disk before a module does anything, `done` or `failed` before the next one starts. A `started` that
-the next boot finds was interrupted.
+the next boot finds was interrupted. What runs always and converges writes only its end:
+it runs again whatever became of it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cloudboot.host import Host
     from cloudboot.process import Result
 
-STATIC = "/run/cloudboot/lockdown/0-root.nft"  # a link that the static unit makes
 CURRENT = "/run/cloudboot/lockdown/1-policy.nft"  # nftables.service's drop-in restores both, this one last
 UNITS = "/run/systemd/system"
 UNIT_HOOK = "50-cloudboot-lockdown.conf"
