@@ -2,8 +2,10 @@
 
 This file is copied into guests and run by their own python3, so it needs nothing but the standard library.
 
-    probe.py watch FILE PERIOD ADDRESS...   connect to TCP port 80 of each address every PERIOD seconds, until SIGTERM;
-                                            append to FILE, four times a second, all that was seen so far as a JSON line
+    probe.py watch FILE PERIOD PATIENCE ADDRESS...
+                                            connect to TCP port 80 of each address every PERIOD seconds, until SIGTERM;
+                                            an attempt that nobody answers is kept open for PATIENCE seconds; append
+                                            to FILE, four times a second, all that was seen so far as a JSON line
     probe.py ask tcp|udp ADDRESS...         connect once to each (TCP port 80, UDP port 123); print a JSON object
     probe.py serve ADDRESS...               answer on both ports of each
     probe.py kill WORDS                     kill -9 the first process with WORDS in its command line, half a second
@@ -23,8 +25,7 @@ import sys
 import time
 
 TCP_PORT, UDP_PORT = 80, 123
-PATIENCE = 0.2  # seconds that an attempt which nobody answers is kept open
-PENDING = 180  # of them at most, for each address: five addresses stay below the usual limit of 1024 files
+PENDING = 1000  # attempts that nobody has answered yet, at most, for each address (the unit raises LimitNOFILE=)
 REPORT = 0.25  # seconds
 TREES = ("/run/ec2", "/run/ec2/metadata.json", "/run/ec2/user-data", "/run/.ec2", "/run/.ec2/1/metadata.json")
 ANSWER = b"here\n"
@@ -42,7 +43,7 @@ class Door:
         self.failed = 0  # after the first connection
         self.pending: dict[int, tuple[socket.socket, float]] = {}  # oldest first
 
-    def knock(self, poll: select.epoll, now: float) -> None:
+    def knock(self, poll: select.epoll, now: float, patience: float) -> None:
         """Start one attempt; for a link-local address one on each interface."""
         for target in targets(self.address, TCP_PORT):
             if len(self.pending) >= PENDING:
@@ -51,7 +52,7 @@ class Door:
             self.attempts += 1
             answer = attempt.connect_ex(target)
             if answer == errno.EINPROGRESS:
-                self.pending[attempt.fileno()] = (attempt, now + PATIENCE)
+                self.pending[attempt.fileno()] = (attempt, now + patience)
                 poll.register(attempt.fileno(), select.EPOLLOUT)
             else:
                 self.note(answer)
@@ -91,7 +92,7 @@ def targets(address: str, port: int) -> list[tuple[str, int] | tuple[str, int, i
     return [(address, port, 0, index) for index, name in socket.if_nameindex() if name != "lo"]
 
 
-def watch(path: str, period: float, addresses: list[str]) -> None:
+def watch(path: str, period: float, patience: float, addresses: list[str]) -> None:
     """Try until SIGTERM. systemd, if it started us, is told when every address has been tried once."""
     ended: list[str] = []
     for wanted in (signal.SIGTERM, signal.SIGUSR1):
@@ -105,7 +106,7 @@ def watch(path: str, period: float, addresses: list[str]) -> None:
         now = time.monotonic()
         longest, last = max(longest, now - last), now
         for door in doors:
-            door.knock(poll, now)
+            door.knock(poll, now, patience)
         answered = {number for number, _ in poll.poll(0)}
         for door in doors:
             for number in answered & door.pending.keys():
@@ -258,8 +259,8 @@ def _talks(pid: str) -> bool:
 def main(words: list[str]) -> None:
     """Do as the module's description says."""
     match words:
-        case ["watch", path, period, *addresses]:
-            watch(path, float(period), addresses)
+        case ["watch", path, period, patience, *addresses]:
+            watch(path, float(period), float(patience), addresses)
         case ["ask", "tcp" | "udp" as kind, *addresses]:
             print(json.dumps(ask(kind, addresses)))
         case ["serve", *addresses]:

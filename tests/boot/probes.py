@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 from boot.bed import IMDS_LINK_LOCAL, IMDS_V4, IMDS_V6, run
 
@@ -20,6 +20,7 @@ NEIGHBOURS = ("169.254.169.123", "fd00:ec2::123")
 BRIDGED_V4, BRIDGED_V6 = "10.9.0.0/24", "2001:db8:9::/64"
 PROGRAM = "/usr/local/lib/probe.py"
 STORM = "/usr/local/lib/storm"
+STORM_LOG = "/run/storm.log"
 REPORTS = "/var/lib/probe"
 PYTHON = "/usr/bin/python3 -IS"
 FORWARD = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
@@ -35,9 +36,10 @@ Type=notify
 User={user}
 KillSignal=SIGUSR1
 TimeoutStartSec=120
+LimitNOFILE=16384
 Nice=10
 {options}
-ExecStart={python} {program} watch {reports}/{name}.jsonl {period} {addresses}
+ExecStart={python} {program} watch {reports}/{name}.jsonl {period} {patience} {addresses}
 """
 EARLY = "Wants=network-pre.target\nBefore=network-pre.target"
 
@@ -67,12 +69,14 @@ table inet image {{
 # this one the first layer stands alone, and is not there for the moment between that file and its restoration.
 REWRITE = "nft add rule inet image output jump rewrite_v4"
 
+# With addresses of their own: udev gives an interface that has none another one, seconds later on a busy machine, and
+# who has asked for the old one before is cut off until the kernel asks again.
 BRIDGE = """#!/bin/sh -e
 ip netns add bridged
-ip link add br0 type bridge
+ip link add br0 address 02:00:00:00:09:01 type bridge
 ip addr add 10.9.0.1/24 dev br0
 ip addr add 2001:db8:9::1/64 dev br0 nodad
-ip link add b0 type veth peer name eth0 netns bridged
+ip link add b0 address 02:00:00:00:09:03 type veth peer name eth0 address 02:00:00:00:09:02 netns bridged
 ip link set b0 master br0 up
 ip link set br0 up
 ip -n bridged link set lo up
@@ -149,11 +153,23 @@ def write(path: str, text: str, mode: int = 0o644) -> None:
     os.chmod(path, mode)
 
 
-def install(root: str, *, slower: int = 1) -> None:
-    """Put the probes, the killer and the image's own firewall into a tree.
+class Pace(NamedTuple):
+    """How often the probes try, and how long each waits for an answer; in seconds."""
 
-    Nobody tries every millisecond, the others less often; under emulation a try takes longer: `slower` stretches that.
-    """
+    nobody: float
+    root: float
+    bridged: float
+    patience: float
+
+
+CONTAINER = Pace(nobody=0.001, root=0.2, bridged=0.01, patience=0.2)
+# Under emulation a connection through QEMU's network takes up to a fifth of a second; who gives up before that sees
+# neither what should get through nor what should not. More attempts than these make the boot take minutes.
+EMULATED = Pace(nobody=0.01, root=0.5, bridged=0.1, patience=2.0)
+
+
+def install(root: str, pace: Pace = CONTAINER) -> None:
+    """Put the probes, the killer and the image's own firewall into a tree."""
     shutil.copyfile(os.path.join(os.path.dirname(__file__), "probe.py"), f"{root}{PROGRAM}")
     write(f"{root}/etc/sysctl.d/90-forward.conf", "".join(f"{line}\n" for line in FORWARD))
     os.makedirs(f"{root}{REPORTS}")
@@ -166,11 +182,11 @@ def install(root: str, *, slower: int = 1) -> None:
     late = "Requires=bridge.service\nAfter=bridge.service"
     inside = "NetworkNamespacePath=/run/netns/bridged"
     units = {
-        "probe-nobody": watch_unit("nobody", "nobody", EARLY, f"{0.001 * slower}", (*SHUT, *REWRITTEN)),
-        "probe-root": watch_unit("root", "root", EARLY, f"{0.2 * slower}", (*SHUT, *REWRITTEN)),
+        "probe-nobody": watch_unit("nobody", "nobody", EARLY, pace.nobody, pace, (*SHUT, *REWRITTEN)),
+        "probe-root": watch_unit("root", "root", EARLY, pace.root, pace, (*SHUT, *REWRITTEN)),
         "bridge": BRIDGE_UNIT,
         "probe-bridged": watch_unit(
-            "bridged", "root", late, f"{0.01 * slower}", (*SHUT, *REWRITTEN, *NEIGHBOURS), inside
+            "bridged", "root", late, pace.bridged, pace, (*SHUT, *REWRITTEN, *NEIGHBOURS), inside
         ),
         "killer": KILLER,
     }
@@ -183,7 +199,9 @@ def install(root: str, *, slower: int = 1) -> None:
             os.symlink(f"../{name}.service", f"{wants}/{name}.service")
 
 
-def watch_unit(name: str, user: str, order: str, period: str, addresses: tuple[str, ...], options: str = "") -> str:
+def watch_unit(
+    name: str, user: str, order: str, period: float, pace: Pace, addresses: tuple[str, ...], options: str = ""
+) -> str:
     """Return the unit of one probe."""
     return WATCH.format(
         name=name,
@@ -191,6 +209,7 @@ def watch_unit(name: str, user: str, order: str, period: str, addresses: tuple[s
         order=order,
         options=options,
         period=period,
+        patience=pace.patience,
         addresses=" ".join(addresses),
         python=PYTHON,
         program=PROGRAM,

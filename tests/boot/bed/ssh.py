@@ -41,7 +41,7 @@ def ssh(
 ) -> subprocess.CompletedProcess[str]:
     """Run `argv` as `user` on a guest by ssh. ssh's own failures exit with 255; host keys are not checked."""
     options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "IdentitiesOnly=yes"]
-    options += ["LogLevel=ERROR", "ConnectTimeout=20", "GlobalKnownHostsFile=/dev/null"]
+    options += ["LogLevel=ERROR", "ConnectTimeout=20", "ServerAliveInterval=10", "GlobalKnownHostsFile=/dev/null"]
     command = ["ssh", "-F", "none", "-i", key.private, "-p", str(port)]
     for option in options:
         command += ["-o", option]
