@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.actions import WriteFile
 from cloudboot.errors import CommandError
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

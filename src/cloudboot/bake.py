@@ -6,11 +6,11 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot import distro, modules, store
 from cloudboot.errors import CommandError, ImageError, UsageError
 from cloudboot.process import spawn
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import argparse

@@ -7,7 +7,6 @@ nothing to do gets a file in /run/cloudboot/skip, and systemd does not start it.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot import datasource, distro, instance, modules, store
 from cloudboot.actions import MakeDir, Remove, SwapTree, WriteFile
@@ -20,6 +19,7 @@ from cloudboot.module import Module, Stage
 from cloudboot.route import wait_for_route
 from cloudboot.runner import Runner
 from cloudboot.status import ENVIRONMENT, RESULT, RUN, Status, verdict
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,10 +6,9 @@ smallest piece that stands alone: an unknown key, the wrong field of one list it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from cloudboot.checker import Flaw, Schema, check
 from cloudboot.problem import Level, Mark, Marks, Pointer, Problem
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

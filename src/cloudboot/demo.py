@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloudboot.boot import Boot

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from struct import unpack_from
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot import disks
 from cloudboot.disks import SECTOR
 from cloudboot.errors import ConfigError
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from cloudboot.disks import Mount

@@ -8,12 +8,12 @@ its .pub is mended by the next run, since the private key holds the public one.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.actions import MakeDir, Remove, WriteFile
 from cloudboot.errors import CommandError, ConfigError
 from cloudboot.sshd import FOLDER
 from cloudboot.sshkeys import Key, parse
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,9 @@ client of its own (`imds.client`).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.errors import CloudbootError, NeedsNetwork
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

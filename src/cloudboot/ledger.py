@@ -8,10 +8,10 @@ it runs again whatever became of it.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.module import Frequency
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from cloudboot.host import Host

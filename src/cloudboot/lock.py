@@ -6,11 +6,11 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from cloudboot.actions import MakeDir
 from cloudboot.errors import LockBusy
 from cloudboot.status import RUN
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,10 +5,9 @@ What it guarantees and what it cannot is in docs/security.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cloudboot.errors import CloudbootError
 from cloudboot.firewall import Access, Account, Policy
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

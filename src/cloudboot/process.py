@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import select
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -6,11 +6,11 @@ import errno
 import os
 import socket
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot import firewall, netfilter
 from cloudboot.errors import CommandError
 from cloudboot.firewall import ADDRESSES, IPV4, LINK_LOCAL
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

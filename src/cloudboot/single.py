@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from cloudboot import config as configuration
 from cloudboot import modules, store
@@ -12,6 +11,7 @@ from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.module import Frequency, canonical_name
 from cloudboot.runner import Decision, Timing, select
 from cloudboot.status import RESULT
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudboot.host import Host

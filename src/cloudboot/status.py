@@ -6,10 +6,9 @@ Both are for everybody to read, so they hold no command texts and nothing that a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.problem import Level, Problem
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudboot.host import Host

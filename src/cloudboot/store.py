@@ -7,7 +7,6 @@ configuration comes from here and no YAML is read, as long as what it was made f
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
 
 from cloudboot import config as configuration
 from cloudboot import modules
@@ -17,6 +16,7 @@ from cloudboot.instance import IDENTITY, INSTANCES, LINK, Identity, Instance, fo
 from cloudboot.module import canonical_name
 from cloudboot.problem import Level, Mark, Marks, Problem
 from cloudboot.runner import LISTS
+from cloudboot.typed import TYPE_CHECKING, Any
 from cloudboot.userdata import parts as userdata
 
 if TYPE_CHECKING:

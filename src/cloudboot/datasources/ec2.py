@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
 
 from cloudboot.datasource import Fetched
 from cloudboot.errors import ConfigError, MetadataError
 from cloudboot.instance import Instance
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from cloudboot.actions import MakeDir, Run
 from cloudboot.config import read_layer
 from cloudboot.datasource import Fetched
 from cloudboot.errors import MetadataError
 from cloudboot.instance import Instance
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import binascii
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.errors import MetadataError
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from cloudboot.imds.client import Crawl

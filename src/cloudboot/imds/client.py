@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.imds.race import race
 from cloudboot.imds.walk import ROOT, USER_DATA, Walk
 from cloudboot.imds.watch import Patience, Watch
 from cloudboot.imds.wire import Endpoint
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import threading
 import time
-from typing import NamedTuple
+
+from cloudboot.typed import NamedTuple
 
 SPECS = """\
   late-401:SECONDS      refuse every token for the first SECONDS after the first one was given

@@ -7,11 +7,11 @@ IMDSv2 itself, so the race costs no request.
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.errors import MetadataDisabled, MetadataError, MetadataTimeout
 from cloudboot.imds.watch import milliseconds
 from cloudboot.imds.wire import UNREACHABLE, Connection, Endpoint, Response, check, reason
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

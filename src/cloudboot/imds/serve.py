@@ -7,10 +7,10 @@ import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
 
 from cloudboot.errors import UsageError
 from cloudboot.imds import faults, simulator, tree
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, NamedTuple
+
+from cloudboot.typed import Any, NamedTuple
 
 MARKER = "SIMULATED-SECRET-never-to-be-crawled"
 """Stands in every credential of the tree, so that a test can look for a leak."""

@@ -10,13 +10,13 @@ body is an error and never a value; 429 and 5xx are "later". Credentials are nev
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING
 
 from cloudboot.errors import MetadataDisabled, MetadataError, MetadataTimeout
 from cloudboot.imds import listing
 from cloudboot.imds.race import SWITCHED_OFF, describe, token_of, token_request
 from cloudboot.imds.watch import milliseconds
 from cloudboot.imds.wire import ClosedEarlyError, Connection, TooLargeError, reason
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

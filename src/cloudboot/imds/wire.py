@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import NamedTuple
 
 from cloudboot.errors import MetadataError
+from cloudboot.typed import NamedTuple
 
 MAX_BODY = 1 << 20
 MAX_HEAD = 32 << 10

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cloudboot import hostkeys
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.sshkeys import fingerprint
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloudboot.checker import Schema

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from cloudboot import disks, fstab, mount_entries, swapfile
 from cloudboot.disks import Disks
 from cloudboot.errors import CloudbootError, CommandError, ConfigError
 from cloudboot.fstab import Entry
 from cloudboot.module import Context, Frequency, Stage, module
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from cloudboot import apt, power
 from cloudboot.errors import CommandError
 from cloudboot.module import Context, Frequency, Level, Stage, module
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cloudboot import power
 from cloudboot.module import Context, Frequency, Level, Stage, module
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.scripts import none_of, run_parts
+from cloudboot.typed import Any
 
 SWITCH: dict[str, Any] = {
     "type": "object",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from cloudboot import accounts, hostkeys, sshd, sshkeys
 from cloudboot.errors import CloudbootError
 from cloudboot.module import Context, Frequency, Stage, module
+from cloudboot.typed import Any
 
 REKEYED = "/run/cloudboot/rekeyed"  # made new earlier in this boot, when the metadata service was silent
 CERTIFICATE = "HostCertificate"

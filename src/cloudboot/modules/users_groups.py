@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from cloudboot import accounts, passwords, sshkeys, sudoers
 from cloudboot.actions import WriteFile
 from cloudboot.errors import CloudbootError, CommandError, ConfigError
 from cloudboot.instance import folder
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.problem import Level
+from cloudboot.typed import TYPE_CHECKING, Any
 from cloudboot.useradd import useradd
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
-from typing import TYPE_CHECKING, Any
 
 from cloudboot.actions import ROOT, WriteFile
 from cloudboot.errors import CloudbootError, NeedsNetwork
 from cloudboot.module import Context, Frequency, Level, Stage, module
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudboot.host import Host

@@ -9,9 +9,9 @@ error). Values are never echoed: any of them may be a secret.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.problem import Level, Mark, Marks, Pointer, Problem
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from yaml.nodes import MappingNode, Node
