@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.problem import Level, Mark, Problem
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["Context", "Frequency", "Level", "Module", "Stage", "canonical_name", "module", "parse_frequency"]
+__all__ = ["Context", "Facts", "Frequency", "Level", "Module", "Stage", "canonical_name", "module", "parse_frequency"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cloudboot.checker import Schema
     from cloudboot.commands import Commands
@@ -63,6 +63,15 @@ def canonical_name(name: str) -> str:
     return plain.removeprefix("cc_").removeprefix("config_")
 
 
+class Facts(NamedTuple):
+    """What the proof that a module has nothing to do may look at; `folder` is the instance's."""
+
+    host: Host
+    folder: str
+    config: Mapping[str, Any]
+    instance: Instance
+
+
 class Module(NamedTuple):
     """A module, as declared in its file."""
 
@@ -79,7 +88,9 @@ class Module(NamedTuple):
     light: bool  # not worth a process of its own: an earlier stage runs it where nothing else of its stage is due
     distros: tuple[str, ...]  # empty: all
     reads: tuple[str, ...]  # the configuration keys that it declares
-    idle: Callable[[Host, str], bool] | None  # proves, given the instance's folder, that there is nothing to do
+    idle: (
+        Callable[[Facts], bool] | None
+    )  # proves that there is nothing to do, without which the module would find out at some cost
 
     @property
     def doc(self) -> str:
@@ -99,7 +110,7 @@ def module(
     essential: bool = False,
     light: bool = False,
     distros: tuple[str, ...] = (),
-    idle: Callable[[Host, str], bool] | None = None,
+    idle: Callable[[Facts], bool] | None = None,
 ) -> Callable[[Callable[[Context], None]], Module]:
     """Declare a module. `keys` defaults to those of `schema`; give `()` for one that always runs."""
 

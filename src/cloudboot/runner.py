@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.actions import WriteFile
 from cloudboot.commands import INTERRUPTED, OUTPUT, Commands, load_outcomes
 from cloudboot.errors import CloudbootError, NeedsNetwork
 from cloudboot.instance import Kind
 from cloudboot.ledger import Marker, State
-from cloudboot.module import Context, Frequency, Module, Stage, canonical_name, parse_frequency
+from cloudboot.module import Context, Facts, Frequency, Module, Stage, canonical_name, parse_frequency
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -320,7 +320,8 @@ class Runner:
 
     def _idle(self, module: Module) -> bool:
         """Tell whether a module proves that there is nothing to do. It is not noted as run then."""
-        return module.idle is not None and module.idle(self.host, self.ledger.folder)
+        facts = Facts(self.host, self.ledger.folder, self.config.value, self.instance)
+        return module.idle is not None and module.idle(facts)
 
     def _stage_run(self, stage: Stage) -> int:
         return int(self.status.values["stages"].get(stage, {}).get("run", 0))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cloudboot.problem import Level
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cloudboot.host import Host
-    from cloudboot.module import Context
+    from cloudboot.module import Context, Facts
 
 IMAGE_FOLDERS = ("/var/lib/cloudboot/scripts", "/var/lib/cloud/scripts")  # what an image brings; ours, cloud-init's
 
 
-def none_of(kind: str) -> Callable[[Host, str], bool]:
+def none_of(kind: str) -> Callable[[Facts], bool]:
     """Return the proof that there are no scripts of a kind, neither the instance's nor the image's."""
 
-    def idle(host: Host, folder: str) -> bool:
-        places = [f"{folder}/scripts", *IMAGE_FOLDERS]
-        return not any(host.listdir(f"{place}/{kind}") for place in places)
+    def idle(facts: Facts) -> bool:
+        places = [f"{facts.folder}/scripts", *IMAGE_FOLDERS]
+        return not any(facts.host.listdir(f"{place}/{kind}") for place in places)
 
     return idle
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cloudboot import disks
 from cloudboot.disks import SECTOR, Partition
 from cloudboot.errors import CommandError
-from cloudboot.module import Context, Frequency, Stage, module
+from cloudboot.module import Context, Facts, Frequency, Stage, module
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloudboot.host import Host
@@ -19,10 +18,25 @@ MBR_LIMIT = 1 << 32  # sectors
 LIVE = "grows a partition of the running machine"
 
 
+def full(facts: Facts) -> bool:
+    """Prove that no partition can grow."""
+    given = facts.config.get("growpart") or {}
+    if given.get("mode") in ("off", False) or not facts.host.live or disks.in_container(facts.host):
+        return True
+    return "growpart" not in facts.config and not _room_for_root(facts.host)
+
+
+def _room_for_root(host: Host) -> bool:
+    name = kernel_name(host, "/")
+    part = disks.partition(host, name) if name is not None else None
+    return part is not None and room(host, part) >= WORTH
+
+
 @module(
     stage=Stage.NETWORK,
     frequency=Frequency.ALWAYS,
     keys=(),
+    idle=full,
     schema={
         "growpart": {
             "type": "object",

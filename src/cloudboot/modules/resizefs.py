@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cloudboot import disks
 from cloudboot.errors import CommandError, ConfigError
 from cloudboot.filesystems import growth
-from cloudboot.module import Context, Frequency, Stage, module
+from cloudboot.module import Context, Facts, Frequency, Stage, module
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cloudboot.disks import Mount
+    from cloudboot.host import Host
 
 LIVE = "grows a file system of the running machine"
 UNIT = "cloudboot-resizefs"
 NO_DEVICE = frozenset({"overlay", "tmpfs", "ramfs", "rootfs", "squashfs", "erofs", "nfs", "nfs4", "9p", "virtiofs"})
 
 
+def full(facts: Facts) -> bool:
+    """Prove that the root file system cannot grow."""
+    host = facts.host
+    mount = _root(host, facts.config)
+    name = disks.device_of(host, mount) if mount is not None else None
+    if mount is None or name is None or not host.exists(f"/dev/{name}"):
+        return True
+    try:
+        return growth(host, mount, name) is None
+    except (ConfigError, OSError):
+        return False  # to be said by the module
+
+
 @module(
     stage=Stage.NETWORK,
     frequency=Frequency.ALWAYS,
     keys=(),
+    idle=full,
     schema={"resize_rootfs": {"enum": [True, False, "noblock"], "examples": ["noblock"]}},
 )
 def resizefs(ctx: Context) -> None:
@@ -29,12 +45,17 @@ def resizefs(ctx: Context) -> None:
     Its size is asked of the file system itself, so a boot with nothing to grow starts no process. With `noblock` it
     grows in the background, while the boot goes on.
     """
-    wish = ctx.config.get("resize_rootfs", True)
-    if wish is False or not ctx.host.live or disks.in_container(ctx.host):
-        return
-    mount = disks.mounted(ctx.host, "/")
-    if mount is not None and mount.kind not in NO_DEVICE and "ro" not in mount.options:
-        grow(ctx, mount, background=wish == "noblock")
+    mount = _root(ctx.host, ctx.config)
+    if mount is not None:
+        grow(ctx, mount, background=ctx.config.get("resize_rootfs") == "noblock")
+
+
+def _root(host: Host, config: Mapping[str, Any]) -> Mount | None:
+    """Return the root file system if it is one that is to grow."""
+    if config.get("resize_rootfs") is False or not host.live or disks.in_container(host):
+        return None
+    mount = disks.mounted(host, "/")
+    return mount if mount is not None and mount.kind not in NO_DEVICE and "ro" not in mount.options else None
 
 
 def grow(ctx: Context, mount: Mount, *, background: bool = False) -> None:
