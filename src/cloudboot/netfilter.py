@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import struct
 
-from cloudboot import firewall
+from cloudboot import firewall, netlink
 from cloudboot.errors import CommandError
 from cloudboot.firewall import Access, Policy, Rule
+from cloudboot.typed import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cloudboot.actions import Action
     from cloudboot.host import Host
+    from cloudboot.netlink import RoutingRule
     from cloudboot.process import Result
+
+T = TypeVar("T")
 
 CURRENT = "/run/cloudboot/lockdown/1-policy.nft"  # nftables.service's drop-in restores both, this one last
 UNITS = "/run/systemd/system"
@@ -90,13 +94,16 @@ class Table(NamedTuple):
             return False
         if stored is not None and stored != firewall.render_nft(self.policy).encode():
             return False
-        found = standing(host)
         chains = firewall.chains(self.policy)
+        lines = tuple(sorted_by_chain([(chain.name, line.comment) for chain in chains for line in chain.lines]))
+        hooks = frozenset((chain.name, *chain.hook) for chain in chains if chain.hook is not None)
+        shape = None if self.policy.units else _told(host, lambda: netlink.table(firewall.TABLE))
+        if shape is not None:
+            return (shape.hooks, tuple(sorted_by_chain(list(shape.lines)))) == (hooks, lines)
+        found = standing(host)
         if found is None or not chains:
             return found is None and not chains
-        lines = sorted_by_chain([(chain.name, line.comment) for chain in chains for line in chain.lines])
-        hooks = frozenset((chain.name, *chain.hook) for chain in chains if chain.hook is not None)
-        return (found.hooks, found.lines) == (hooks, tuple(lines)) and found.units >= self._running(host)
+        return (found.hooks, found.lines) == (hooks, lines) and found.units >= self._running(host)
 
     def apply(self, host: Host) -> None:
         text = firewall.render_nft(self.policy)
@@ -110,6 +117,11 @@ class Table(NamedTuple):
         # One by one and after the table: a cgroup that is gone in this moment would fail the whole transaction.
         for unit in sorted(self._running(host)):
             host.spawn(["nft", *unit_element(unit)])
+
+    def plan(self, host: Host) -> None:
+        """Put the file in place, in a plan."""
+        host.make_parents(CURRENT)
+        host.root.write(CURRENT, firewall.render_nft(self.policy).encode(), 0o644, 0, 0)
 
     def _running(self, host: Host) -> frozenset[str]:
         return frozenset(unit for unit in self.policy.units if host.exists(f"{CGROUPS}/{unit}"))
@@ -193,6 +205,9 @@ class Routing(NamedTuple):
             if not self._settled(host, family):
                 raise CommandError(argv, result.status or 1, result.output)
 
+    def plan(self, host: Host) -> None:
+        """Do nothing, in a plan: the rules are the kernel's alone."""
+
     def _settled(self, host: Host, family: int) -> bool:
         present = routing_rules(host, family)
         return present is None or present == set(firewall.rule_lines(self.policy, family))
@@ -200,6 +215,9 @@ class Routing(NamedTuple):
 
 def routing_rules(host: Host, family: int) -> set[Rule] | None:
     """Return the routing rules of ours that stand; None if the kernel has no such family. Raises CommandError."""
+    told = _told(host, lambda: netlink.routing_rules(family))
+    if told is not None:
+        return set(filter(_ours, map(_of_kernel, told)))
     import json
 
     argv = ["ip", f"-{family}", "-j", "rule", "show"]
@@ -208,12 +226,27 @@ def routing_rules(host: Host, family: int) -> set[Rule] | None:
         if family == 6:
             return None  # ipv6.disable=1
         raise CommandError(argv, result.status, result.output)
-    found = set()
-    for entry in json.loads(result.output or "[]"):
-        rule = _read_rule(entry)
-        if firewall.PAST <= rule.pref <= firewall.END and (rule.to in firewall.ADDRESSES or rule.then == "nop"):
-            found.add(rule)
-    return found
+    return set(filter(_ours, map(_read_rule, json.loads(result.output or "[]"))))
+
+
+def _told(host: Host, question: Callable[[], T]) -> T | None:
+    """Return the kernel's own answer; None where there is none to be had, and a tool is to be asked."""
+    if not host.root.live:
+        return None
+    try:
+        return question()
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
+        host.log.info(f"netlink: {error}: asking the tools")
+        return None
+
+
+def _ours(rule: Rule) -> bool:
+    return firewall.PAST <= rule.pref <= firewall.END and (rule.to in firewall.ADDRESSES or rule.then == "nop")
+
+
+def _of_kernel(rule: RoutingRule) -> Rule:
+    uid = rule.uids[0] if rule.uids else None
+    return Rule(rule.pref, rule.to, rule.then, local=rule.iif == "lo", uid=uid, mark=rule.mark)
 
 
 def _read_rule(entry: Mapping[str, object]) -> Rule:
@@ -265,6 +298,9 @@ class IptablesChains(NamedTuple):
             _change(host, argv, firewall.render_jumps("-I", missing))
         if not self.done(host):
             raise CommandError(argv, 1, "our chains are not there afterwards: see iptables-save")
+
+    def plan(self, host: Host) -> None:
+        """Do nothing, in a plan: the chains are the kernel's alone."""
 
     def _settled(self, host: Host, family: int) -> bool:
         wanted = [(chain, comment) for chain, _, comment in firewall.iptables_lines(self.policy, family)]

@@ -5,6 +5,7 @@ container --bridge--> guest --veth--> server (the addresses are the server's, as
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cloudboot import firewall, lockdown, netfilter, proof
-from cloudboot.firewall import Access, Account, Policy
+from cloudboot.firewall import Access, Account, Policy, Rule
 from cloudboot.host import Host
 from cloudboot.log import Log
 from cloudboot.root import Root
@@ -77,6 +78,23 @@ for address in addresses:
         print("silent")
     except OSError as error:
         print(errno.errorcode[error.errno])
+"""
+
+ASK_KERNEL = f"""
+import sys
+sys.path.insert(0, {SRC!r})
+from cloudboot import netfilter, netlink
+from cloudboot.host import Host
+from cloudboot.log import Log
+from cloudboot.root import Root
+class Untooled(Host):
+    def ask(self, argv, **_):
+        raise AssertionError(argv)
+root = Root("/")
+host = Untooled(root, Log(root, keep=False, echo=False))
+rules = {{family: [tuple(rule) for rule in netfilter.routing_rules(host, family)] for family in (4, 6)}}
+shape = netlink.table("cloudboot")
+print((rules, (set(shape.hooks), netfilter.sorted_by_chain(list(shape.lines)))))
 """
 
 
@@ -333,11 +351,15 @@ def test_foreign_rules_stay_as_they_are(guest: Guest) -> None:
 
 def test_restoring_takes_the_policy_in_force_or_nothing(tmp_path: Path) -> None:
     restore = tmp_path / "restore.nft"
-    restore.write_text((STATIC / "restore.nft").read_text().replace("/run/cloudboot/lockdown", f"{tmp_path}/in"))
+    text = (STATIC / "restore.nft").read_text()
+    way = "/run/cloudboot/lockdow[n]/../../../usr/lib/cloudboot/lockdown"
+    assert way in text
+    text = text.replace(way, f"{tmp_path}/i[n]/../lib").replace("/run/cloudboot/lockdown", f"{tmp_path}/in")
+    restore.write_text(text)
+    (tmp_path / "lib").symlink_to(STATIC)
     run(GUEST, "nft", "-f", str(restore))
     assert run(GUEST, "nft", "list", "ruleset") == ""
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/0-root.nft").symlink_to(STATIC / "lockdown.nft")
     run(GUEST, "nft", "-f", str(restore))
     assert probe(NOBODY, SHUT[0]) == ["ECONNREFUSED"]
     policy = Policy(Access.ALLOW, (Account(NOBODY, "nobody"),))
@@ -345,6 +367,27 @@ def test_restoring_takes_the_policy_in_force_or_nothing(tmp_path: Path) -> None:
     run(GUEST, "nft", "-f", str(restore))
     assert probe(NOBODY, SHUT[0]) == ["open"]
     assert probe(1000, SHUT[0]) == ["ECONNREFUSED"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(),
+        Policy(Access.NONE),
+        Policy(Access.OPEN),
+        Policy(Access.ALLOW, (Account(1000, "alice"),), (Account(990, "imds"),), (), True),
+    ],
+)
+def test_the_kernel_tells_what_the_tools_tell(guest: Guest, policy: Policy) -> None:
+    """A settled boot asks the kernel itself; the guest's tools are the judges of what it understood."""
+    put_up_static()
+    lockdown.apply(guest, policy)
+    asked = run(GUEST, sys.executable, "-c", ASK_KERNEL)
+    rules, shape = ast.literal_eval(asked)
+    told = {family: netfilter.routing_rules(guest, family) for family in (4, 6)}
+    assert {family: {Rule(*each) for each in some} for family, some in rules.items()} == told
+    standing = netfilter.standing(guest)
+    assert shape == ((set(standing.hooks), list(standing.lines)) if standing else (set(), []))
 
 
 # -- policies
