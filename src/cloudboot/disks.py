@@ -22,11 +22,12 @@ BLOCK = "/sys/class/block"
 BY_ID = "/dev/disk/by-id"
 SECTOR = 512  # bytes: the unit of every size in sysfs, whatever the disk's own sectors are
 
-ROLE = re.compile(r"ami|root|swap|ephemeral\d*|ebs\d+")  # names in the metadata's block device mapping
-NAME = re.compile(r"(?:/dev/)?((?:xv|[shv])d[a-z]+\d*|sr\d+|nvme\d+n\d+(?:p\d+)?)")
-VOLUME = re.compile(r"vol-?([0-9a-f]{8,17})")
-DOTTED = re.compile(r"(.+)\.(\d+)")
-PREFIXED = re.compile(r"(?:xv|[shv])d([a-z]+)(\d*)")
+# Patterns as text: a boot that looks at no disk compiles none.
+ROLE = r"ami|root|swap|ephemeral\d*|ebs\d+"  # names in the metadata's block device mapping
+NAME = r"(?:/dev/)?((?:xv|[shv])d[a-z]+\d*|sr\d+|nvme\d+n\d+(?:p\d+)?)"
+VOLUME = r"vol-?([0-9a-f]{8,17})"
+DOTTED = r"(.+)\.(\d+)"
+PREFIXED = r"(?:xv|[shv])d([a-z]+)(\d*)"
 PREFIXES = ("sd", "xvd", "vd", "hd")
 TAGS = {"LABEL": "label", "UUID": "uuid", "PARTLABEL": "partlabel", "PARTUUID": "partuuid", "ID": "id"}
 
@@ -196,7 +197,7 @@ def ec2_names(page: bytes) -> tuple[str, ...]:
         return ()
     text = page[3072:3104].partition(b"\0")[0].decode("ascii", "replace").strip()
     names = [part.removeprefix("/dev/") for part in text.split(":")]
-    return tuple(name for name in names if ROLE.fullmatch(name) or NAME.fullmatch(name))
+    return tuple(name for name in names if re.fullmatch(ROLE, name) or re.fullmatch(NAME, name))
 
 
 class Disks:
@@ -214,9 +215,9 @@ class Disks:
 
     def names(self, word: str) -> bool:
         """Tell whether a word is a name that `find` looks up: of a disk, not a path, a label or a network share."""
-        match = DOTTED.fullmatch(word)
+        match = re.fullmatch(DOTTED, word)
         base = match[1] if match else word
-        return any(form.fullmatch(base) for form in (ROLE, NAME, VOLUME))
+        return any(re.fullmatch(form, base) for form in (ROLE, NAME, VOLUME))
 
     def find(self, word: str) -> str | None:
         """Return the kernel name (`nvme1n1p1`) behind a name, None if this machine has no such device.
@@ -225,7 +226,7 @@ class Disks:
         """
         if not self.host.live:
             return None
-        match = DOTTED.fullmatch(word)
+        match = re.fullmatch(DOTTED, word)
         base, number = (match[1], int(match[2])) if match else (word, None)
         found = self._base(base.removeprefix("/dev/"))
         if found and number != 0:
@@ -236,7 +237,9 @@ class Disks:
 
     def all(self) -> list[str]:
         """Return the kernel names of the disks (not partitions, loops, RAM disks)."""
-        return [name for name in self.host.listdir(BLOCK) if NAME.fullmatch(name) and not self._is(f"{name}/partition")]
+        return [
+            name for name in self.host.listdir(BLOCK) if re.fullmatch(NAME, name) and not self._is(f"{name}/partition")
+        ]
 
     def stable(self, name: str) -> str:
         """Return a path for fstab that means this device at the next boot as well.
@@ -253,11 +256,11 @@ class Disks:
         return f"/dev/{name}"
 
     def _base(self, name: str) -> str | None:
-        volume = VOLUME.fullmatch(name)
+        volume = re.fullmatch(VOLUME, name)
         if volume:
             serials = (f"vol{volume[1]}", f"vol-{volume[1]}")
             return next((disk for disk in self.all() if self._serial(disk) in serials), None)
-        if not ROLE.fullmatch(name):
+        if not re.fullmatch(ROLE, name):
             return self._named(name)
         # Eucalyptus says `ephemeral` for `ephemeral0`.
         roles = (name, {"ephemeral": "ephemeral0", "ephemeral0": "ephemeral"}.get(name, name))
@@ -272,13 +275,13 @@ class Disks:
         return None
 
     def _named(self, name: str) -> str | None:
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             return None
         if self._is(name):
             return name
         linked = kernel_name(self.host, f"/dev/{name}")
         found = linked or self._by_page(name)
-        match = PREFIXED.fullmatch(name)
+        match = re.fullmatch(PREFIXED, name)
         if found or not match:
             return found
         letters, number = match.groups()

@@ -14,7 +14,7 @@ INSTANCES = "/var/lib/cloudboot/instances"
 LINK = "/var/lib/cloudboot/instance"
 IDENTITY = "/var/lib/cloudboot/identity.json"
 ASSET_TAG = "/sys/class/dmi/id/board_asset_tag"
-NITRO_ID = re.compile(r"i-[0-9a-f]{8,17}")
+NITRO_ID = r"i-[0-9a-f]{8,17}"
 
 
 class Instance(NamedTuple):
@@ -117,7 +117,7 @@ def decide(previous: Identity | None, hardware: str | None, service: str | None)
 def hardware_id(host: Host) -> str | None:
     """Return the instance id that Nitro puts into DMI (`board_asset_tag`); None elsewhere."""
     tag = (host.text(ASSET_TAG) or "").strip()
-    return tag if NITRO_ID.fullmatch(tag) else None
+    return tag if re.fullmatch(NITRO_ID, tag) else None
 
 
 def load_identity(host: Host) -> Identity | None:

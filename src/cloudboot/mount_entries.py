@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot import disks, fstab
 from cloudboot.disks import ROLE, VOLUME
 from cloudboot.fstab import Entry
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,7 @@ def announced(known: Disks, word: str) -> bool:
     base = base.removeprefix("/dev/")
     volumes = {role: name for role, name in known.mapping.items() if role.startswith("ebs")}
     given = {name.removeprefix("/dev/") for name in volumes.values()}
-    return bool(VOLUME.fullmatch(base)) or base in volumes or base in given
+    return bool(re.fullmatch(VOLUME, base)) or base in volumes or base in given
 
 
 def wait_for(
@@ -190,7 +191,7 @@ def wait_for(
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
     """Wait until all these names are found, 10 s at most; after 2 s say so."""
-    if not host.live or disks.in_container(host):
+    if not host.live or host.planned or disks.in_container(host):
         return
     began, told = clock(), False
     while missing := [word for word in words if known.find(word) is None]:
@@ -210,11 +211,11 @@ def unfound(source: str) -> str | None:
     """Return what to write for a disk that is not here; None if nothing could ever be mounted by it."""
     base, _, number = source.rpartition(".") if source.rpartition(".")[2].isdigit() else (source, "", "")
     base = base.removeprefix("/dev/")
-    volume = VOLUME.fullmatch(base)
+    volume = re.fullmatch(VOLUME, base)
     if volume:
         part = f"-part{number}" if number else ""
         return f"{disks.BY_ID}/nvme-Amazon_Elastic_Block_Store_vol{volume[1]}{part}"
-    if ROLE.fullmatch(base):
+    if re.fullmatch(ROLE, base):
         return None
     separator = "p" if number and base[-1].isdigit() else ""
     return f"/dev/{base}{separator}{number}"

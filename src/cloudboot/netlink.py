@@ -7,8 +7,8 @@ Sources: rtnetlink(7), linux/fib_rules.h, linux/netfilter/nf_tables.h, libnftnl'
 
 from __future__ import annotations
 
+import _socket as socket  # see imds/wire.py
 import os
-import socket
 import struct
 
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
@@ -98,8 +98,8 @@ def table(name: str) -> Shape:
 
 def dump(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
     """Yield the payload of each message of the kernel's answer. Raises OSError."""
-    kinds = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, kinds, protocol) as channel:
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
         channel.settimeout(PATIENCE)
         channel.send(struct.pack("=IHHII", 16 + len(body), kind, REQUEST_DUMP, 1, 0) + body)
         while True:
@@ -117,6 +117,8 @@ def dump(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
                     code = -struct.unpack_from("=i", payload)[0]
                     raise OSError(code, os.strerror(code))
                 yield payload
+    finally:
+        channel.close()
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
