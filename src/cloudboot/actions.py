@@ -6,9 +6,9 @@ Only `Host.do` calls `apply`; whatever changes a machine is one of these.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cloudboot.errors import CommandError, ConfigError
+from cloudboot.typed import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,10 @@ class Action(Protocol):
         """Tell whether the machine is already so."""
 
     def apply(self, host: Host) -> None:
-        """Make it so. Raises OSError, CommandError or ConfigError."""
+        """Make it so. Raises OSError, CommandError or ConfigError.
+
+        One that goes past `host.root` and `host.spawn` has a method `plan` beside it, which a plan calls instead.
+        """
 
 
 class WriteFile(NamedTuple):
@@ -270,6 +273,14 @@ class SwapTree(NamedTuple):
             stale = host.root.look(f"{place}/{number}")
             if stale is not None and host.now() - stale.mtime > 10:
                 host.root.remove(f"{place}/{number}")
+
+    def plan(self, host: Host) -> None:
+        """Put the tree in place, in a plan."""
+        host.root.remove(self.path)
+        for name, content in self.files.items():
+            host.make_parents(f"{self.path}/{name}")
+            host.root.write(f"{self.path}/{name}", content, 0o600, 0, 0)
+        host.root.mkdir(self.path, 0o700, 0, 0)
 
 
 def exchange(one: str, other: str) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudboot.actions import WriteFile
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +97,7 @@ class Commands:
         text = " ".join(argv)
         if before and self.policy == "stop":
             return self._add(Outcome(self.module, label, None, INTERRUPTED, None, 0.0, text))
-        if self._only_recorded(text):
+        if self.host.only_records(label, [text]):
             return self._add(Outcome(self.module, label, None, RECORDED, None, 0.0, text))
         started = Outcome(self.module, label, None, STARTED, None, 0.0, text)
         self.outcomes.append(started)
@@ -124,7 +124,7 @@ class Commands:
             if self.policy == "stop":
                 return [self._add(outcome) for outcome in self._interrupted(label, items, marks, stopped)]
             start = stopped if self.policy == "resume" else 1
-        if self._only_recorded("; ".join(items)):
+        if self.host.only_records(label, items):
             return [
                 self._add(Outcome(self.module, label, number, RECORDED, None, 0.0, text))
                 for number, text in enumerate(items, 1)
@@ -198,12 +198,6 @@ class Commands:
 
     def _progress(self, label: str) -> str:
         return f"{self.folder}/progress/{label.replace('/', '_')}"
-
-    def _only_recorded(self, text: str) -> bool:
-        if self.host.live or self.host.run_commands:
-            return False
-        self.host.log.audit("recorded", f"the owner's command: {text}", "this is an image tree")
-        return True
 
     def _spawn(
         self,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from cloudboot import process
 from cloudboot.actions import ROOT, Action, MakeDir, Remove, Run, SetAccess, Symlink, WriteFile
 from cloudboot.process import Result
+from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,10 @@ class Host:
 
     root: where files are. log: decisions, changes, audit, console. now: wall clock, seconds. on_change: called with
     the number of each change right before it is made (crash tests). run_commands: in an image tree, run the owner's
-    commands in a chroot instead of recording them.
+    commands in a chroot instead of recording them. planned: nothing is done here, nothing is worth waiting for.
     """
+
+    planned = False
 
     def __init__(
         self,
@@ -196,6 +198,13 @@ class Host:
             return False
         self._step(action)
         action.apply(self)
+        return True
+
+    def only_records(self, label: str, items: Sequence[str]) -> bool:
+        """Write the owner's commands down where they are not to be run; tell whether that is so here."""
+        if self.live or self.run_commands:
+            return False
+        self.log.audit("recorded", f"the owner's command: {'; '.join(items)}", "this is an image tree")
         return True
 
     # -- how

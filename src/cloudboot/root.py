@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
+
+from cloudboot.typed import NamedTuple
 
 READ_LIMIT = 16 << 20  # bytes; no file that we read for a decision is larger
 PIECE = 1 << 17
@@ -23,6 +24,7 @@ class Entry(NamedTuple):
     gid: int
     size: int = 0
     mtime: float = 0.0
+    links: int = 1  # names that the file has
 
 
 class User(NamedTuple):
@@ -72,10 +74,7 @@ class Root:
                 done = done[:-1]
                 continue
             if todo or follow:
-                try:
-                    target = os.readlink("/".join([self.directory, *done, part]))
-                except OSError:
-                    target = None
+                target = self.link_at("/" + "/".join([*done, part]))
                 if target is not None:
                     links += 1
                     if links > LINKS_LIMIT:
@@ -86,6 +85,13 @@ class Root:
                     continue
             done.append(part)
         return "/" + "/".join(done)
+
+    def link_at(self, place: str) -> str | None:
+        """Return where a symlink points, None if there is none. No link is followed on the way to `place`."""
+        try:
+            return os.readlink(self.directory + place)
+        except OSError:
+            return None
 
     def outside(self, path: str, *, follow: bool = True) -> str:
         """Return where a guest path is on the machine that runs us."""
@@ -105,7 +111,7 @@ class Root:
         if not self.live and not self.privileged:
             uid, gid = self._recorded().get(self.resolve(path, follow=follow), (0, 0))
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "other")
-        return Entry(kind, stat.S_IMODE(found.st_mode), uid, gid, found.st_size, found.st_mtime)
+        return Entry(kind, stat.S_IMODE(found.st_mode), uid, gid, found.st_size, found.st_mtime, found.st_nlink)
 
     def read(self, path: str, limit: int = READ_LIMIT) -> bytes | None:
         """Return a file's content, None if there is none.
@@ -127,6 +133,40 @@ class Root:
             return b"".join(pieces)
         finally:
             os.close(file)
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        """Return bytes from the middle of a file that is no symlink; fewer if it is shorter. Raises OSError."""
+        file = os.open(self.outside(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.pread(file, length, offset)
+        finally:
+            os.close(file)
+
+    def read_beneath(self, path: str, beneath: str, limit: int) -> tuple[Entry, bytes]:
+        """Return what stands at a path in a user's home, and its content, at most `limit` bytes; follow no symlink.
+
+        Owner and links are the file's own, not what is recorded beside the tree. Raises OSError: ELOOP or ENOTDIR for
+        a symlink or no directory on the way.
+        """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        opened = [os.open(self.outside(beneath), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)]
+        try:
+            for part in os.path.relpath(path, beneath).split("/"):
+                opened.append(os.open(part, flags, dir_fd=opened[-1]))
+            found = os.fstat(opened[-1])
+            kind, mode = KINDS.get(stat.S_IFMT(found.st_mode), "other"), stat.S_IMODE(found.st_mode)
+            entry = Entry(kind, mode, found.st_uid, found.st_gid, found.st_size, found.st_mtime, found.st_nlink)
+            return entry, os.read(opened[-1], limit) if kind == "file" else b""
+        finally:
+            for file in opened:
+                os.close(file)
+
+    def free(self, path: str) -> int:
+        """Return the free bytes of the file system that a path is, or would be, on. Raises OSError."""
+        while path != "/" and self.look(path) is None:
+            path = os.path.dirname(path)
+        state = os.statvfs(self.outside(path))
+        return state.f_bavail * state.f_frsize
 
     def readlink(self, path: str) -> str | None:
         """Return where a symlink points, None if there is no symlink."""

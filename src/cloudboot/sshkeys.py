@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot import sshd
 from cloudboot.errors import ConfigError
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from cloudboot.host import Host
+    from cloudboot.problem import Pointer
     from cloudboot.root import User
 
 # What sshd(8) accepts in authorized_keys; the last three are short names of older versions.
@@ -69,6 +69,20 @@ def parse(line: str) -> Key | None:
     if real is None or not (real == words[0] or real.startswith(SHORT.get(words[0], ("\n",)))):
         return None
     return Key(real, words[1], words[2].strip() if len(words) > 2 else "", options)
+
+
+def texts(given: Any) -> dict[Any, str]:
+    """Return the texts of a list, a mapping or a single text, by where each stands in it."""
+    if isinstance(given, dict):
+        return given
+    return dict(enumerate([given] if isinstance(given, str) else given or ()))
+
+
+def unusable(given: Any, pointer: Pointer, label: str) -> Iterator[tuple[Pointer, str]]:
+    """Yield where a line stands that is no key, and what to say of it. `given` stands at `pointer`."""
+    for step, text in texts(given).items():
+        for line in parse_all([text])[1]:
+            yield (*pointer, step), f"{label}: not a key that sshd takes, left out: {line[:60]!r}"
 
 
 def parse_all(texts: Iterable[str]) -> tuple[list[Key], list[str]]:
@@ -179,26 +193,19 @@ def read_beneath(host: Host, path: str, user: User) -> bytes:
 
     Returns nothing for a file that is not there. Raises ConfigError for one that cannot be trusted.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    opened = [os.open(host.root.outside(user.home), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)]
     try:
-        for part in os.path.relpath(path, user.home).split("/"):
-            opened.append(os.open(part, flags, dir_fd=opened[-1]))
-        found = os.fstat(opened[-1])
-        owners = (0, user.uid) if host.root.privileged else (found.st_uid,)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in owners:
-            raise ConfigError(f"{path}: is not a plain file of {user.name}'s own: its ssh keys are left out")
-        if found.st_size > LIMIT:
-            raise ConfigError(f"{path}: larger than {LIMIT} bytes: its ssh keys are left out")
-        return os.read(opened[-1], LIMIT)
+        found, content = host.root.read_beneath(path, user.home, LIMIT)
     except FileNotFoundError:
         return b""
     except OSError as error:
         told = f"{path}: a symlink or no directory on the way ({error.strerror})"
         raise ConfigError(f"{told}: {user.name}'s ssh keys are left out") from None
-    finally:
-        for file in opened:
-            os.close(file)
+    owners = (0, user.uid) if host.root.privileged else (found.uid,)
+    if found.kind != "file" or found.links != 1 or found.uid not in owners:
+        raise ConfigError(f"{path}: is not a plain file of {user.name}'s own: its ssh keys are left out")
+    if found.size > LIMIT:
+        raise ConfigError(f"{path}: larger than {LIMIT} bytes: its ssh keys are left out")
+    return content
 
 
 def fingerprint(key: Key) -> str:

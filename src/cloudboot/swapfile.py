@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from cloudboot.errors import CommandError, ConfigError
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from cloudboot.host import Host
@@ -57,24 +57,19 @@ def memory(host: Host) -> int:
 
 def free_space(host: Host, path: str) -> int:
     """Return the free bytes of the file system where a file would be made. Raises OSError."""
-    folder = os.path.dirname(path)
-    while folder != "/" and not host.exists(folder):
-        folder = os.path.dirname(folder)
-    state = os.statvfs(host.root.outside(folder))
-    return state.f_bavail * state.f_frsize
+    return host.root.free(os.path.dirname(path))
 
 
 def is_swap(host: Host, path: str) -> bool:
     """Tell whether a file has mkswap's signature."""
-    page = os.sysconf("SC_PAGE_SIZE")
     try:
-        file = os.open(host.root.outside(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return host.root.read_at(path, _page() - len(SIGNATURE), len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
-    try:
-        return os.pread(file, len(SIGNATURE), page - len(SIGNATURE)) == SIGNATURE
-    finally:
-        os.close(file)
+
+
+def _page() -> int:
+    return os.sysconf("SC_PAGE_SIZE")
 
 
 class SwapFile(NamedTuple):
@@ -114,6 +109,12 @@ class SwapFile(NamedTuple):
         except BaseException:
             host.root.remove(draft)
             raise
+
+    def plan(self, host: Host) -> None:
+        """Put what `is_swap` looks for in its place, in a plan."""
+        host.make_parents(self.path)
+        _tool(host, "mkswap", self.path)
+        host.root.write(self.path, SIGNATURE.rjust(_page(), b"\0"), 0o600, 0, 0)
 
     def _fill(self, host: Host, draft: str) -> None:
         if self.kind == "btrfs":

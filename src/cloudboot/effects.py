@@ -1,0 +1,314 @@
+"""What programs do to a machine, done to a plan's overlay; and which of them may be asked while planning.
+
+One row for each program that modules run, its effect beside what is known of the program. Only what a later question
+of ours would see is imitated. What a program draws itself (keys, salts) is opaque: right in place, owner and mode.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from cloudboot import account_files, disks, fstab, passwords
+from cloudboot.errors import CloudbootError
+from cloudboot.planned import OPAQUE, SALT
+from cloudboot.process import Result
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cloudboot.planned import PlannedHost
+
+    Effect = Callable[["Call"], str]
+
+KERNEL_NAME = "/proc/sys/kernel/hostname"
+MOUNTINFO = "/proc/self/mountinfo"
+SWAPS = "/proc/swaps"
+SWAPS_HEAD = "Filename\tType\tSize\tUsed\tPriority\n"
+TRANSIENT = "/run/systemd/transient"
+DPKG_STATUS, DPKG_UPDATES = "/var/lib/dpkg/status", "/var/lib/dpkg/updates"
+LOCALE_LIST = "/etc/locale.gen"
+GPT_END = 33  # sectors at a disk's end that growpart leaves
+APT_LEAVES_NO_TRACE = [  # even a simulation keeps a log of what it asked its planner, and its caches
+    f"-oDir::{name}" for name in ("Log::Planner=/dev/null", "Cache::pkgcache=", "Cache::srcpkgcache=")
+]
+APT_VERBS = ("update", "dist-upgrade", "install")
+
+
+class Call(NamedTuple):
+    """A program that would be started on a planned machine."""
+
+    host: PlannedHost
+    argv: list[str]
+    stdin: bytes | None
+
+
+def apply(host: PlannedHost, argv: list[str], stdin: bytes | None) -> str:
+    """Do to the overlay what a program would do to the machine; return that in words, where there is more to say.
+
+    A program without a row leaves everything as it is, and makes what follows uncertain.
+    """
+    if argv[0] not in EFFECTS:
+        host.unsure = host.unsure or f"what {argv[0]} changes is not known beforehand"
+    effect = EFFECTS.get(argv[0])
+    return effect(Call(host, argv, stdin)) if effect is not None else ""
+
+
+# -- accounts
+
+
+def useradd(call: Call) -> str:
+    user, groups = account_files.add_user(call.host, call.argv[1:])
+    own = next((group.name for group in call.host.root.groups().values() if group.gid == user.gid), str(user.gid))
+    also = f", also in {', '.join(groups)}" if groups else ""
+    home = "" if "-M" in call.argv else f", home {user.home}"
+    return f"creates the user {user.name} (uid {user.uid}, group {own}{also}, shell {user.shell}{home})"
+
+
+def groupadd(call: Call) -> str:
+    gid = account_files.add_group(call.host, call.argv[-1], system="--system" in call.argv)
+    return f"creates the group {call.argv[-1]} (gid {gid})"
+
+
+def usermod(call: Call) -> str:
+    name = call.argv[-1]
+    if "--lock" in call.argv or "--unlock" in call.argv:
+        locked, old = "--lock" in call.argv, passwords.field(call.host, name) or ""
+        account_files.set_password(call.host, name, f"{'!' * locked}{old.removeprefix('!')}", changed=False)
+        return f"{'locks' if locked else 'unlocks'} the password of {name}"
+    if "-G" in call.argv:
+        group = call.argv[call.argv.index("-G") + 1]
+        account_files.add_member(call.host, group, name)
+        return f"puts {name} into the group {group}"
+    return ""
+
+
+def passwd(call: Call) -> str:
+    name = call.argv[-1]
+    if "--expire" in call.argv:
+        account_files.expire(call.host, name)
+        return f"the next login of {name} must choose another password"
+    account_files.set_password(call.host, name, "")
+    return f"empties the password of {name}"
+
+
+def chpasswd(call: Call) -> str:
+    """Hash with a salt of ours, so that a module which asks later finds the password accepted."""
+    names = []
+    for line in (call.stdin or b"").decode("utf-8", "surrogateescape").splitlines():
+        name, _, secret = line.partition(":")
+        wanted = secret if "-e" in call.argv else _hashed(secret)
+        account_files.set_password(call.host, name, wanted)
+        names.append(name)
+    return f"sets the password of {', '.join(names)}"
+
+
+def _hashed(secret: str) -> str:
+    import ctypes
+
+    try:
+        library = ctypes.CDLL("libcrypt.so.1")
+        library.crypt.restype = ctypes.c_char_p
+        made = library.crypt(secret.encode("utf-8", "surrogateescape"), f"$6${SALT}$".encode())
+    except (OSError, AttributeError):
+        made = None
+    return made.decode() if made else f"$6${SALT}$unknown"
+
+
+# -- host keys, host name, locale
+
+
+def ssh_keygen(call: Call) -> str:
+    kind, path = call.argv[call.argv.index("-t") + 1], call.argv[call.argv.index("-f") + 1]
+    text = f"{OPAQUE}: a new {kind} key\n".encode()
+    call.host.root.write(path, text, 0o600, 0, 0)
+    call.host.root.write(f"{path}.pub", text, 0o644, 0, 0)
+    return f"makes a new {kind} host key (opaque: drawn when it is made)"
+
+
+def hostname(call: Call) -> str:
+    call.host.make_parents(KERNEL_NAME)
+    call.host.root.write(KERNEL_NAME, f"{call.argv[1]}\n".encode(), 0o644, 0, 0)
+    return f"the running machine is called {call.argv[1]}"
+
+
+def locale_gen(call: Call) -> str:
+    lines = (line.strip() for line in (call.host.text(LOCALE_LIST) or "").splitlines())
+    call.host.locales += [line.split()[0] for line in lines if line and not line.startswith("#")]
+    return ""
+
+
+# -- disks
+
+
+def mount(call: Call) -> str:
+    """Show the mount where `disks` looks. What is on the volume is not known."""
+    target = call.argv[-1]
+    entry = next((each for each in fstab.parse(call.host.text(fstab.PATH) or "") if each.target == target), None)
+    if entry is None:
+        raise CloudbootError(f"{call.argv[-2]}: is not mounted for a plan, so its data are not known: --user-data FILE")
+    node = disks.node_of(entry.source)
+    name = disks.kernel_name(call.host, node) if node else None
+    number = (call.host.text(f"{disks.BLOCK}/{name}/dev") or "0:0").strip() if name else "0:0"
+    kind = entry.kind if entry.kind != "auto" or name is None else disks.file_system(call.host, name) or "auto"
+    place = call.host.root.resolve(target)
+    source, shown = (each.replace("\\", "\\134").replace(" ", "\\040") for each in (entry.source, place))
+    _add_line(call.host, MOUNTINFO, f"0 0 {number} / {shown} rw - {kind} {source} rw")
+    call.host.overlay.mounted.append(place)
+    return f"mounts {entry.source} ({entry.kind}, {entry.options})"
+
+
+def swapon(call: Call) -> str:
+    node = disks.node_of(call.argv[1])
+    place = call.host.root.resolve(node or call.argv[1])
+    if not call.host.text(SWAPS):
+        _add_line(call.host, SWAPS, SWAPS_HEAD.rstrip("\n"))
+    _add_line(call.host, SWAPS, f"{place.replace(' ', chr(92) + '040')} {'partition' if node else 'file'} 0 0 -2")
+    return f"uses {call.argv[1]} as swap"
+
+
+def growpart(call: Call) -> str:
+    """Grow the partition up to the next one or the disk's end, as the kernel shows it."""
+    disk, number = os.path.basename(call.argv[1]), int(call.argv[2])
+    parts = disks.partitions(call.host, disk)
+    part = next((each for each in parts if each.number == number), None)
+    if part is None:
+        return ""
+    following = [other.start for other in parts if other.start > part.start]
+    size = min([disks.size(call.host, disk) - GPT_END, *following]) - part.start
+    for name in (f"{disk}{number}", f"{disk}p{number}"):
+        if call.host.exists(f"{disks.BLOCK}/{name}/size"):
+            call.host.root.write(f"{disks.BLOCK}/{name}/size", f"{size}\n".encode(), 0o444, 0, 0)
+    return f"grows partition {number} by {(size - part.size) * disks.SECTOR >> 20} MiB"
+
+
+# -- packages, systemd
+
+
+def apt_get(call: Call) -> str:
+    verb = next((word for word in call.argv if word in APT_VERBS), "")
+    words = call.argv[call.argv.index(verb) + 1 :] if verb else []
+    if verb == "update":
+        return "fetches the package lists"
+    call.host.unsure = call.host.unsure or "packages bring files of their own before it"
+    if verb == "install":
+        return f"installs {', '.join(words)}, and what that needs"
+    return "upgrades all packages (which ones the fetched lists will say)"
+
+
+def dpkg(call: Call) -> str:
+    for name in call.host.listdir(DPKG_UPDATES):
+        call.host.root.remove(f"{DPKG_UPDATES}/{name}")
+    return "lets dpkg finish what was interrupted"
+
+
+def systemd_run(call: Call) -> str:
+    unit = next((word.partition("=")[2] for word in call.argv if word.startswith("--unit=")), "")
+    if unit:
+        path = f"{TRANSIENT}/{unit if unit.endswith('.service') else f'{unit}.service'}"
+        call.host.make_parents(path)
+        call.host.root.write(path, b"", 0o644, 0, 0)
+    words = call.argv[call.argv.index("shutdown") :] if "shutdown" in call.argv else []
+    return f"when cloudboot has finished: {' '.join(words)}" if words else ""
+
+
+EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
+    "useradd": useradd,
+    "groupadd": groupadd,
+    "usermod": usermod,
+    "passwd": passwd,
+    "chpasswd": chpasswd,
+    "ssh-keygen": ssh_keygen,
+    "hostname": hostname,
+    "locale-gen": locale_gen,
+    "mount": mount,
+    "umount": None,
+    "mkswap": None,
+    "swapon": swapon,
+    "growpart": growpart,
+    "resize2fs": None,
+    "xfs_growfs": None,
+    "btrfs": None,
+    "apt-get": apt_get,
+    "dpkg": dpkg,
+    "systemctl": None,
+    "systemd-run": systemd_run,
+    "nft": None,
+    "ip": None,
+    "iptables-restore": None,
+    "ip6tables-restore": None,
+}
+
+
+# -- questions
+
+
+def answer(host: PlannedHost, argv: Sequence[str], stdin: bytes | None, timeout: float | None) -> Result:
+    """Answer what a module asks of a program: see docs/plan.md for each program and why.
+
+    What is not in the table is the owner's own command: it is not run, and taken to say yes.
+    """
+    words = list(argv)
+    for prefix, reply in ANSWERS:
+        if tuple(words[: len(prefix)]) == prefix:
+            if isinstance(reply, bool):
+                return host.ask_machine(argv, stdin, timeout) if reply else Result(0, recorded=True)
+            return reply(Call(host, words, stdin))
+    host.unsure = f"a command of the owner's decides about it: {' '.join(words)[:60]}"
+    host.log.info(f"not run for a plan, taken to say yes: {' '.join(words)}")
+    return Result(0, recorded=True)
+
+
+def _locales(call: Call) -> Result:
+    asked = call.host.ask_machine(call.argv, None, 60)
+    return Result(asked.status, "\n".join([asked.output, *call.host.locales]))
+
+
+def _upgrade(call: Call) -> Result:
+    """Ask apt, with the lists that it has now; where it cannot be asked, take it that there is something to upgrade."""
+    asked = call.host.ask_machine([*call.argv, *APT_LEAVES_NO_TRACE], None, 180)
+    names = re.findall(r"(?m)^Inst (\S+)", asked.output)
+    if names:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        call.host.log.info(f"with the package lists of now, {', '.join(names[:10])}{more} would be upgraded")
+    return asked
+
+
+def _packages(call: Call) -> Result:
+    """List an image tree's packages as dpkg-query would, from dpkg's own file."""
+    if call.host.live:
+        return call.host.ask_machine(call.argv, None, 60)
+    lines = []
+    for block in (call.host.text(DPKG_STATUS) or "").split("\n\n"):
+        fields = dict(re.findall(r"(?m)^(Package|Status|Architecture|Version|Provides): (.*)$", block))
+        if fields.get("Status", "").endswith(" ok installed"):
+            short = "hi" if fields["Status"].startswith("hold") else "ii"
+            values = (fields.get(key, "") for key in ("Package", "Architecture", "Version", "Provides"))
+            lines.append("\t".join([f"{short} ", *values]))
+    return Result(0, "\n".join(lines), recorded=True)
+
+
+# True: really asked. False: not asked, the answer is yes.
+ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
+    (("dpkg-query",), _packages),
+    (("apt-get",), _upgrade),
+    (("locale", "-a"), _locales),
+    (("visudo", "-cf", "-"), True),
+    (("ssh-keygen", "-y"), True),
+    (("blkid",), True),
+    (("nft", "-j", "list"), True),
+    (("ip",), True),
+    (("iptables-save",), True),
+    (("ip6tables-save",), True),
+    (("systemctl", "is-active"), True),
+    (("systemctl", "show", "-p", "Job,ActiveState"), False),  # whether to wait for systemd: a plan waits for nothing
+    (("systemctl", "show"), True),
+    (("sshd", "-t"), False),  # would judge the files of now, not those of then
+)
+
+
+def _add_line(host: PlannedHost, path: str, line: str) -> None:
+    text = host.text(path) or ""
+    host.make_parents(path)
+    host.root.write(path, f"{text}{line}\n".encode(), 0o444, 0, 0)
