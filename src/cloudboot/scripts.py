@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from cloudboot.module import Context, Facts
 
+IMAGE_HANDLERS = ("/var/lib/cloudboot/handlers", "/var/lib/cloud/handlers")  # part handlers that an image brings
 IMAGE_FOLDERS = ("/var/lib/cloudboot/scripts", "/var/lib/cloud/scripts")  # what an image brings; ours, cloud-init's
 
 

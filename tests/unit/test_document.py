@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -112,3 +114,18 @@ def test_what_only_looks_like_yaml_is_a_text_and_never_told(text: str, value: st
     (problem,) = document.problems
     assert said in problem.text
     assert "s3cre" not in problem.text
+
+
+@pytest.mark.parametrize("line", ["k{0}: !x{0} 1\n", "k{0}: 1\nk{0}: [2]\n", "k{0}: 2032-13-45\n"])
+def test_many_flaws_take_time_in_proportion(line: str) -> None:
+    began = time.process_time()
+    document = load("".join(line.format(number) for number in range(10_000)), "f")
+    assert len(document.problems) == 10_000
+    assert time.process_time() - began < 2
+
+
+def test_a_key_given_twice_leaves_no_places_of_the_first() -> None:
+    document = load("k: [a, [b]]\nl: {k: {a: 1}, k: 2}\nk:\n- c\n", "f")
+    assert document.value == {"k": ["c"], "l": {"k": 2}}
+    places = {pointer: str(mark) for pointer, mark in document.marks.items()}
+    assert places == {(): "f:1:1", ("k",): "f:3:1", ("k", 0): "f:4:3", ("l",): "f:2:1", ("l", "k"): "f:2:16"}

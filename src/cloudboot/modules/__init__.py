@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudboot.checker import Schema
-    from cloudboot.host import Host
-    from cloudboot.module import Context, Module
+    from cloudboot.module import Context, Facts, Module
 
 INDEX = "index.json"
 SCHEMAS = "schemas.json"
 
 ORDER = (
     # network: what must precede logins and mounts
+    "part_handlers",
+    "boothooks",
     "bootcmd",
     "write_files",
     "growpart",
@@ -77,9 +78,9 @@ def declared() -> list[Module]:
         return load_all()  # damaged: slower, not wrong
 
     def later(name: str, facts: dict[str, Any]) -> Module:
-        def idle(host: Host, folder: str) -> bool:
+        def idle(facts: Facts) -> bool:
             proof = load(name).idle
-            return proof is not None and proof(host, folder)
+            return proof is not None and proof(facts)
 
         def function(ctx: Context) -> None:
             load(name).function(ctx)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.scripts import none_of, run_parts
-from cloudboot.typed import Any
+from cloudboot.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cloudboot.typed import Any
 
 SWITCH: dict[str, Any] = {
     "type": "object",

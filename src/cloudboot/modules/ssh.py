@@ -7,7 +7,10 @@ import re
 from cloudboot import accounts, hostkeys, sshd, sshkeys
 from cloudboot.errors import CloudbootError
 from cloudboot.module import Context, Frequency, Stage, module
-from cloudboot.typed import Any
+from cloudboot.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cloudboot.typed import Any
 
 REKEYED = "/run/cloudboot/rekeyed"  # made new earlier in this boot, when the metadata service was silent
 CERTIFICATE = "HostCertificate"
@@ -144,10 +147,8 @@ def _certificates(ctx: Context, kinds: list[str]) -> None:
 def _login_keys(ctx: Context) -> None:
     given: list[str] = ctx.config.get("ssh_authorized_keys") or []
     own, _ = sshkeys.parse_all(given)
-    for index, text in enumerate(given):
-        for line in sshkeys.parse_all([text])[1]:
-            told = f"ssh_authorized_keys: not a key that sshd takes, left out: {line[:60]!r}"
-            ctx.report(told, ("ssh_authorized_keys", index))
+    for place, told in sshkeys.unusable(given, ("ssh_authorized_keys",), "ssh_authorized_keys"):
+        ctx.report(told, place)
     keys = own
     if ctx.config.get("allow_public_ssh_keys", True):
         cloud, bad = sshkeys.parse_all(ctx.instance.public_keys)

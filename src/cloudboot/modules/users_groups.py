@@ -290,14 +290,9 @@ def _password(ctx: Context, account: Account, *, fresh: bool, elsewhere: bool) -
 def _keys(ctx: Context, account: Account, user: User, default: str | None) -> None:
     given = account.fields.get("ssh_authorized_keys")
     place = (*account.pointer, "ssh_authorized_keys")
-    texts: dict[Any, str] = given if isinstance(given, dict) else {}
-    if isinstance(given, (str, list)):
-        texts = dict(enumerate([given] if isinstance(given, str) else given))
-    keys, _ = sshkeys.parse_all(texts.values())
-    for step, text in texts.items():
-        for line in sshkeys.parse_all([text])[1]:
-            told = f"users: ssh_authorized_keys: not a key that sshd takes, left out: {line[:60]!r}"
-            ctx.report(told, (*place, step))
+    keys, _ = sshkeys.parse_all(sshkeys.texts(given).values())
+    for where, told in sshkeys.unusable(given, place, "users: ssh_authorized_keys"):
+        ctx.report(told, where)
     if account.flag("ssh_redirect_user"):
         if given:
             told = "users: ssh_redirect_user: left out: it cannot stand together with ssh_authorized_keys"

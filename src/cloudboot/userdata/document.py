@@ -75,7 +75,7 @@ def load(text: str, source: str) -> Document:
             return Document(None, {(): Mark(source, 1, 1)}, [])
         builder = _Builder(loader, source, text)
         value = builder.build(node, (), 0)
-        return Document(value, builder.marks, builder.problems)
+        return Document(value, builder.marks_of(value), builder.problems)
     except _TooLarge as error:
         place = Mark(source, error.mark.line + 1, error.mark.column + 1)
         return Document(None, {}, [Problem(place, f"{error}: nothing of it is used")])
@@ -91,16 +91,27 @@ def _bound_depth(text: str, loader_class: Any) -> None:
     deepest = max((len(found[0]) for found in INDENTATION.finditer(text)), default=0)
     if text.count("[") + text.count("{") + deepest < COMPOSED_DEPTH:
         return
+    _count_levels(text, loader_class)
+
+
+def _count_levels(text: str, loader_class: Any) -> None:
     import yaml
 
     depth = 0
-    for event in yaml.parse(text, Loader=loader_class):  # does not recurse, in libyaml's form
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEPTH_LIMIT:
-                raise _TooLarge(f"more than {DEPTH_LIMIT} levels of nesting", event.start_mark)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+    try:
+        for event in yaml.parse(text, Loader=loader_class):  # does not recurse, in libyaml's form
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > DEPTH_LIMIT:
+                    raise _TooLarge(f"more than {DEPTH_LIMIT} levels of nesting", event.start_mark)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except yaml.MarkedYAMLError as error:
+        place = error.problem_mark
+        if "nesting depth" not in (error.problem or "") or place is None or not 0 < place.index < len(text):
+            raise
+        # Newer libyaml has a limit of its own, above ours, and reads ahead: what stands before it tells us more.
+        _count_levels(text[: place.index], loader_class)
 
 
 def _syntax_problem(error: Any, text: str, source: str) -> Problem:
@@ -128,8 +139,10 @@ class _Builder:
     def __init__(self, loader: Any, source: str, text: str) -> None:
         self.loader = loader
         self.text = text
+        self.lines: list[str] | None = None  # split where the first of them is needed
         self.source = source
         self.marks: Marks = {}
+        self.replaced = False  # a value was: places of what it held are left
         self.problems: list[Problem] = []
         self.nodes = 0
 
@@ -145,6 +158,8 @@ class _Builder:
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, pointer, depth)
         if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.marks[(*pointer, index)] = self.mark(item)
             return [self.build(item, (*pointer, index), depth + 1) for index, item in enumerate(node.value)]
         if node.tag == STRING:
             return node.value
@@ -159,9 +174,10 @@ class _Builder:
     def written(self, node: Node) -> str:
         """Return a scalar as the owner wrote it."""
         start, end = node.start_mark, node.end_mark
-        lines = self.text.splitlines(keepends=True)
-        if start.line == end.line and start.line < len(lines):
-            return lines[start.line][start.column : end.column].strip()
+        if self.lines is None:
+            self.lines = self.text.splitlines(keepends=True)
+        if start.line == end.line and start.line < len(self.lines):
+            return self.lines[start.line][start.column : end.column].strip()
         return str(node.value)
 
     def mapping(self, node: MappingNode, pointer: Pointer, depth: int) -> dict[str, Any]:
@@ -181,7 +197,7 @@ class _Builder:
             if key in own:
                 message = f"{key}: given twice (first at line {own[key].line}): the last one counts"
                 self.problems.append(Problem(self.mark(key_node), message, Level.WARNING))
-                self.forget((*pointer, key))
+                self.replaced = True
             own[key] = self.mark(key_node)
             self.marks[(*pointer, key)] = own[key]
             result[key] = self.build(value_node, (*pointer, key), depth + 1)
@@ -203,6 +219,18 @@ class _Builder:
     def mark(self, node: Node) -> Mark:
         return Mark(self.source, node.start_mark.line + 1, node.start_mark.column + 1)
 
-    def forget(self, pointer: Pointer) -> None:
-        for known in [known for known in self.marks if known[: len(pointer)] == pointer]:
-            del self.marks[known]
+    def marks_of(self, value: Any) -> Marks:
+        """Return the places of what is in the value, without those of what a second key has replaced."""
+        if not self.replaced:
+            return self.marks
+        return {pointer: mark for pointer, mark in self.marks.items() if _is_there(value, pointer)}
+
+
+def _is_there(value: Any, pointer: Pointer) -> bool:
+    for step in pointer:
+        if not (isinstance(value, dict) and step in value) and not (
+            isinstance(value, list) and isinstance(step, int) and step < len(value)
+        ):
+            return False
+        value = value[step]  # type: ignore[index]
+    return True

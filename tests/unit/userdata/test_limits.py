@@ -1,0 +1,141 @@
+"""Much user data takes time and memory in proportion, or is refused."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import time
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cloudboot.userdata.parts import Kind, Parts, Services, split
+from cloudboot.userdata.reader import PARTS_LIMIT, PROBLEMS_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCRIPT = b"#!/bin/sh\n" + b"# a comment that makes it long\n" * 33
+
+
+def fetch(url: str, *, once: bool) -> bytes:
+    raise AssertionError(url)
+
+
+def services() -> Services:
+    return Services(fetch, lambda _: None, lambda: {"v1": {"region": "r"}})
+
+
+def mime(number: int, content: bytes = SCRIPT, *, packed: bool = False) -> bytes:
+    head = b"--B\nContent-Type: text/x-shellscript\n\n"
+    if packed:
+        head = b"--B\nContent-Type: application/gzip\nContent-Transfer-Encoding: base64\n\n"
+        content = base64.encodebytes(gzip.compress(content))
+    body = (head + content + b"\n") * number
+    return b'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="B"\n\n' + body + b"--B--\n"
+
+
+def archive(number: int) -> bytes:
+    content = SCRIPT.replace(b"\n", b"\n    ").rstrip(b" ")
+    return b"#cloud-config-archive\n" + (b"- type: text/x-shellscript\n  content: |\n    " + content) * number
+
+
+def nested(number: int) -> bytes:
+    """Make archives of a hundred parts in MIME."""
+    part = archive(100)
+    head = b"--B\nContent-Type: text/cloud-config-archive\n\n"
+    body = (head + part + b"\n") * (number // 100)
+    return b'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="B"\n\n' + body + b"--B--\n"
+
+
+FORMS: dict[str, Callable[[int], bytes]] = {
+    "mime": mime,
+    "gzip": lambda number: gzip.compress(mime(number)),
+    "gzip in mime": lambda number: mime(number, packed=True),
+    "templates": lambda number: mime(
+        number, b"## template: jinja\n#!/bin/sh\n# {{ v1.region }}\n" + SCRIPT[10:]
+    ).replace(b"text/x-shellscript", b"text/plain"),
+    "archive": archive,
+    "archives in mime": nested,
+}
+
+
+def seconds(raw: bytes, number: int) -> float:
+    """Return the CPU time of a split, the best of three."""
+    best = 1e9
+    for _ in range(3):
+        began = time.process_time()
+        assert len(split(raw, services=services()).parts) == number
+        best = min(best, time.process_time() - began)
+    return best
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_time_is_in_proportion(form: str) -> None:
+    """1 MB in 1,000 parts takes at most 13 times what 100 KB in 100 parts take."""
+    few, many = FORMS[form](100), FORMS[form](1000)
+    split(few, services=services())  # the libraries are loaded
+    ratios = []
+    for _ in range(3):
+        ratios.append(seconds(many, 1000) / seconds(few, 100))
+        if ratios[-1] <= 13:
+            return
+    raise AssertionError(ratios)
+
+
+def peak(raw: bytes) -> tuple[Parts, int]:
+    tracemalloc.start()
+    try:
+        return split(raw, services=services()), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_part_of_10_mb() -> None:
+    found, bytes_at_most = peak(mime(1, b"#!/bin/sh\n" + b"x" * (10 << 20)))
+    assert len(found.parts[0].content) > 10 << 20
+    assert bytes_at_most < 80 << 20
+
+
+def test_more_parts_than_anybody_needs() -> None:
+    found = split(mime(PARTS_LIMIT + 500, b"#!/bin/sh"))
+    assert len(found.parts) == PARTS_LIMIT
+    assert [str(problem) for problem in found.problems] == ["user-data: more than 10000 parts: the rest is not used"]
+    assert len(split(mime(PARTS_LIMIT + 500, b"")).problems) == 1, "empty ones count"
+    deep = (
+        b"#cloud-config-archive\n" + json.dumps(["#cloud-config-archive\n" + json.dumps(["#!x"] * 300)] * 100).encode()
+    )
+    assert len(split(deep).parts) == PARTS_LIMIT
+
+
+def test_so_many_problems_that_nobody_reads_them() -> None:
+    found = split(mime(1000, b"nothing known").replace(b"text/x-shellscript", b"text/plain"))
+    assert len(found.problems) == PROBLEMS_LIMIT + 1
+    assert str(found.problems[-1]) == "user-data: 800 more problems: not listed"
+
+
+def test_a_bomb_in_little_memory() -> None:
+    found, bytes_at_most = peak(gzip.compress(b"#" * (400 << 20)))
+    assert found.parts == []
+    assert "when expanded" in str(found.problems[0])
+    assert bytes_at_most < 100 << 20
+
+
+def test_a_quine_of_gzip_ends() -> None:
+    content = b"#cloud-config\n"
+    for _ in range(50):
+        content = gzip.compress(content)
+    assert "gzip in gzip" in str(split(content).problems[0])
+
+
+def test_archives_in_archives_end() -> None:
+    content = "#!/bin/sh\n"
+    for _ in range(15):
+        content = "#cloud-config-archive\n" + json.dumps([content])
+    found = split(content.encode())
+    assert [problem.text for problem in found.problems] == ["more than 10 levels of archives and includes: not read"]
+    assert [part.kind for part in split(b"#cloud-config-archive\n" + json.dumps(["#!x"]).encode()).parts] == [
+        Kind.SCRIPT
+    ]
