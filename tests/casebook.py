@@ -3,7 +3,10 @@
 A case is a YAML file in tests/cases/<module>/:
 
     user-data: |            # as the owner would send it (or `config:`, a mapping)
+    vendor-data: |          # as the platform would send it
     image: {…}              # the image's own configuration
+    web: {url: text}        # what the URLs that user data includes have; all others answer 404
+    service: {meta-data: {…}}  # what was crawled, for templates
     metadata: {instance-id, hostname, public-keys: […], devices: {ephemeral0: sdb}, launch-index}
     tree:                   # before: path -> text, {content, mode, owner}, {link: target}, {dir: true, mode, owner}
     tools:                  # how programs answer, first match wins; a tool that is not listed succeeds silently
@@ -18,6 +21,7 @@ A case is a YAML file in tests/cases/<module>/:
       problems: ["user-data:3:1: …"]   # each is contained in a problem, and there are no others
       errors: ["…"]         # each is contained in an error, and there are no others
       again: ["argv …"]     # changing commands of a second run: default none
+    plan: {differs: "why"}  # what comes is not what `plan` foresaw: a tool fails, a condition does not hold
 
 Every case is run twice: the second run makes no change, and inode and mtime of every file stay.
 """
@@ -33,6 +37,7 @@ from cloudboot import config as configuration
 from cloudboot import instance as instances
 from cloudboot import modules, store
 from cloudboot.commands import load_outcomes
+from cloudboot.errors import CloudbootError
 from cloudboot.host import Host
 from cloudboot.http import Answer, Fetcher
 from cloudboot.instance import Instance, Kind
@@ -42,6 +47,9 @@ from cloudboot.process import Result
 from cloudboot.root import Root
 from cloudboot.runner import Decision, Runner
 from cloudboot.status import Status
+from cloudboot.userdata.parts import Services
+from cloudboot.userdata.variables import facts, variables
+from recipes import made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -182,7 +190,9 @@ class Book:
         raw = self.case.get("user-data")
         if raw is None and "config" in self.case:
             raw = "#cloud-config\n" + yaml.safe_dump(self.case["config"])
-        config = store.config(self.host, self.instance, raw.encode() if isinstance(raw, str) else raw, None, schemas)
+        user_data = raw.encode() if isinstance(raw, str) else raw
+        vendor_data = self.case["vendor-data"].encode() if "vendor-data" in self.case else None
+        config = store.config(self.host, self.instance, user_data, vendor_data, schemas, self.services())
         for problem in config.problems:
             self.status.problem(problem)
         from cloudboot import distro
@@ -200,6 +210,19 @@ class Book:
             when, _ = runner.decision(module)
             if not module.keys or set(module.keys) & set(config.value):
                 runner.run(module, when, Decision(True, "the case asks for it"))
+
+    def services(self) -> Services:
+        """Return what reading the user data needs, as the case has it."""
+
+        def fetch(url: str, *, once: bool) -> bytes:
+            if url not in self.case.get("web", {}):
+                raise CloudbootError(f"GET {url}: HTTP 404")
+            return made(self.case["web"][url])
+
+        def of_templates() -> dict[str, Any]:
+            return variables(self.instance, self.case.get("service", {}), facts(self.host))
+
+        return Services(fetch, self.host.read, of_templates)
 
     def changes(self) -> list[str]:
         """Return the texts of the changes so far, and forget them."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cloudboot.checker import Schema
     from cloudboot.host import Host
+    from cloudboot.userdata.parts import Services
 
 CACHE = "/run/ec2"
 SKIP = f"{RUN}/skip"
@@ -103,7 +104,11 @@ class Boot:
             host.log.say(str(self.status.values["note"]))
             return
         if found.source.offline:
-            self._fetch(found, self._settings(found))
+            try:
+                self._fetch(found, self._settings(found), online=False)
+            except NeedsNetwork as error:
+                host.log.info(f"{error}: the user data needs the network: put off to the network stage")
+                return
             self._run_offline()
             return
         hardware = instance.hardware_id(host)
@@ -118,8 +123,11 @@ class Boot:
         known = self._known()
         if known.source is None:
             return
-        if known.kind is Kind.SAME:
-            if any(module.metadata for module in self._due(Stage.NETWORK)) and not self._crawled():
+        if self._source().source.offline:
+            if not self._crawled():
+                self._crawl()
+        elif known.kind is Kind.SAME:
+            if not self._crawled() and self._needs_crawl():
                 self._crawl()
         elif known.kind is not Kind.NEW and not self._crawled():
             returning = known.kind is Kind.UNKNOWN and instance.load_identity(self.host) is not None
@@ -157,8 +165,15 @@ class Boot:
 
     # -- identity and metadata
 
-    def _fetch(self, found: datasource.Found, settings: dict[str, Any], deadline: float | None = None) -> None:
-        """Fetch, decide which instance this is, keep it. Raises MetadataError."""
+    def _fetch(
+        self,
+        found: datasource.Found,
+        settings: dict[str, Any],
+        deadline: float | None = None,
+        *,
+        online: bool = True,
+    ) -> None:
+        """Fetch, decide which instance this is, keep it. Raises MetadataError; NeedsNetwork if not `online`."""
         host = self.host
         fetched = found.source.fetch(host, settings, found.platform, say=self._waiting, deadline=deadline)
         host.log.info(fetched.word)
@@ -186,18 +201,22 @@ class Boot:
         elif store.changed_since_applied(host, current.id, fetched.user_data):
             self.status.values["note"] = "the user data has changed since it was applied"
             host.log.say(self.status.values["note"])
+        kind = decided.kind
+        if kind is Kind.SAME and self._known_or_none() is Kind.NEW:
+            kind = Kind.NEW  # found new earlier in this boot
+        self._know(Known(kind, current.id, found.source.name, found.platform))
         merged = store.load(host, current) if same else None
-        if merged is None:
-            merged = store.config(host, current, fetched.user_data, fetched.vendor_data, self.schemas())
+        if merged is None or merged.volatile:
+            before, services = merged, self._services(current, online=online)
+            merged = store.config(host, current, *given, self.schemas(), services)
+            # What was included has changed: as if the user data had.
+            self.changed = self.changed or (before is not None and before.value != merged.value)
         self._loaded = (current, merged)
         for problem in merged.problems:
             (host.log.info if problem.level == "deprecated" else host.log.warning)(str(problem))
         self._export(current, found.platform)
-        kind = decided.kind
-        if kind is Kind.SAME and self._known_or_none() is Kind.NEW:
-            kind = Kind.NEW  # found new earlier in this boot
         self.status.values["crawled"] = self.boot_id
-        self._know(Known(kind, current.id, found.source.name, found.platform))
+        self.status.store()
         if host.keep(Remove(PENDING)) and host.live:
             host.run(["systemctl", "stop", "--no-block", "cloudboot-retry.timer"], accept=(0, 1, 5))
 
@@ -237,6 +256,7 @@ class Boot:
             self.host.run(["systemctl", "start", "--no-block", "cloudboot-retry.timer"], accept=(0, 1, 5))
 
     def _export(self, current: Instance, platform: str) -> None:
+        """Leave what is not secret about the instance for everybody: for units, and for `query`."""
         lines = {
             "INSTANCE_ID": current.id,
             "PLATFORM": platform,
@@ -248,6 +268,20 @@ class Boot:
         text = "".join(f"CLOUDBOOT_{key}={_one_word(value)}\n" for key, value in lines.items() if value is not None)
         self.host.keep(MakeDir(RUN))
         self.host.keep(WriteFile(ENVIRONMENT, text.encode()))
+        from cloudboot import query
+
+        self.host.keep(WriteFile(query.PUBLIC, query.public(current, self.host)))
+
+    def _services(self, current: Instance, *, online: bool) -> Services:
+        """Return what reading user data needs: URLs, files, the variables of templates."""
+        from cloudboot.includes import services
+
+        def fetching(text: str) -> None:
+            if text and self.host.live:
+                wait_for_route(self.host)  # the metadata service may be nearer than everything else
+            self.status.doing(text)
+
+        return services(self.host, current, Fetcher(offline=not online), fetching)
 
     # -- modules
 
@@ -286,7 +320,9 @@ class Boot:
                 return None
             merged = store.load(self.host, current)
             if merged is None:
-                merged = store.config(self.host, current, *store.user_data(self.host, current.id), self.schemas())
+                given = store.user_data(self.host, current.id)
+                services = self._services(current, online=self._crawled())
+                merged = store.config(self.host, current, *given, self.schemas(), services)
             self._loaded = (current, merged)
         return self._loaded
 
@@ -308,7 +344,11 @@ class Boot:
 
     def _run_offline(self) -> None:
         """Run what needs neither network nor fresh metadata, in order, up to the first that does."""
-        runner = self.runner(offline=not self._source().source.offline)
+        try:
+            runner = self.runner(offline=not self._source().source.offline)
+        except NeedsNetwork as error:
+            self.host.log.info(f"{error}: needed for the user data: put off to the network stage")
+            return
         if runner is None:
             return
         fetched = self._crawled()
@@ -328,6 +368,13 @@ class Boot:
     def _due(self, stage: Stage) -> list[Module]:
         runner = self.runner()
         return runner.due(stage) if runner is not None else []
+
+    def _needs_crawl(self) -> bool:
+        """Tell whether the network stage of a machine that is the same has to wait for the metadata."""
+        try:
+            return any(module.metadata for module in self._due(Stage.NETWORK))
+        except NeedsNetwork:  # the image's configuration has changed, and the user data includes URLs or is a template
+            return True
 
     def _lock_down(self, *, early: bool = False) -> None:
         """Let in whom the owner lets in. `early`: root is not shut out yet, later stages may still ask the service."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from cloudboot.errors import CloudbootError, LockBusy, UsageError
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -82,11 +82,26 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
     status.add_argument("--format", choices=("text", "json"), default="text")
     why = verb("why", _why, "say in one sentence whether a module runs and why", root=True)
     why.add_argument("module", metavar="MODULE")
+    plan = verb("plan", _plan, "show what the next boot, or a new instance, would change; changes nothing", root=True)
+    query = verb("query", _query, "show the crawled metadata, the merged configuration, the user data", root=True)
+    schema = verb("schema", _schema, "check user data: line, column, what is meant; on any machine")
     lockdown = verb("lockdown", _lockdown, "prove, apply or lift the firewall on the metadata service")
     bake = verb("bake", _bake, "install the agent and its units into an image tree and enable them")
     imds = verb("imds", _imds, "serve EC2 metadata to test against: IMDSv1/v2, IPv4/IPv6, latency, faults")
     demo = verb("demo", _demo, "run the main job against a built-in imds and a scratch root; changes nothing here")
     demo.add_argument("--keep", metavar="DIR", help="use this directory as the scratch root and keep it")
+    if "plan" in verb_words:
+        from cloudboot import planning
+
+        planning.add_arguments(plan)
+    if "query" in verb_words:
+        from cloudboot import query as query_verb
+
+        query_verb.add_arguments(query)
+    if "schema" in verb_words:
+        from cloudboot import check
+
+        check.add_arguments(schema)
     if "lockdown" in verb_words:
         from cloudboot import lockdown as lockdown_verb
 
@@ -200,6 +215,30 @@ def _why(arguments: argparse.Namespace) -> int:
 
 
 # -- the others
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from cloudboot import check
+
+    return check.run(arguments, sys.stdout.write)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    import io
+
+    from cloudboot import planning
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # where the terminal's letters are few
+    return planning.run(arguments, open_host(arguments.root, echo=False, keep_log=False), sys.stdout.write)
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    from cloudboot import query
+
+    status = query.run(arguments, open_host(arguments.root, echo=False, keep_log=False), sys.stdout.buffer.write)
+    sys.stdout.flush()
+    return status
 
 
 def _lockdown(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ smallest piece that stands alone: an unknown key, the wrong field of one list it
 from __future__ import annotations
 
 from cloudboot.checker import Flaw, Schema, check
+from cloudboot.errors import ConfigError
 from cloudboot.problem import Level, Mark, Marks, Pointer, Problem
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,7 +52,7 @@ CORE_SCHEMA: dict[str, Schema] = {
     "datasource": {"type": "object"},
     "default_user": {"type": "object"},
     "system_info": {"type": "object", "deprecated": "24.2"},
-    "vendor_data": {"type": "object"},
+    "allow_userdata": {"type": ["boolean", "string"]},
     "launch-index": {"type": ["integer", "string"]},
     "version": {},
 }
@@ -59,11 +60,13 @@ CORE_SCHEMA: dict[str, Schema] = {
 NOT_YET = frozenset(
     """ansible apk_repos apt apt_pipelining apt_sources apt_mirror apt_proxy autoinstall byobu_by_default ca_certs
     ca-certs chef disk_setup drivers fan fs_setup grub_dpkg grub-dpkg keyboard landscape lxd
-    manage_resolv_conf mcollective merge_how merge_type migrate no_ssh_fingerprints authkey_hash ntp output puppet
+    manage_resolv_conf mcollective migrate no_ssh_fingerprints authkey_hash ntp output puppet
     random_seed reporting resolv_conf rh_subscription rpi rsyslog salt_minion snap spacewalk ssh_import_id
     ubuntu_advantage ubuntu-advantage ubuntu_pro updates vendor_data2 warnings wireguard yum_repos zypper consume lease
-    instances-cloud-config network""".split()
+    network""".split()
 )
+
+NOT_YET_TOLD = "not supported yet: it does nothing"
 
 Left = dict[Pointer, list[int]]  # a list that items were left out of -> the owner's indices of those that remain
 
@@ -83,6 +86,7 @@ class Config(NamedTuple):
     layers: tuple[Layer, ...]  # highest first
     marks: Marks
     problems: tuple[Problem, ...]
+    volatile: bool = False  # made from more than our files: includes, templates
 
     def set_by(self, key: str) -> str:
         """Return which layer a top-level key comes from."""
@@ -105,56 +109,62 @@ def read_layer(text: str, source: str, set_by: str, problems: list[Problem]) -> 
 
 
 def image_layer(host: Host, problems: list[Problem]) -> Layer:
-    """Read the image's configuration: cloudboot.yaml, then conf.d in lexical order, the later over the earlier."""
+    """Read the image's configuration: cloudboot.yaml, then conf.d in lexical order, the later over the earlier.
+
+    A file that says how it wants to be merged (`merge_how`) is merged into the later ones by that rule, as in
+    cloud-init.
+    """
+    from cloudboot.userdata import merge
+
     files = [IMAGE_FILE]
     files += [f"{IMAGE_FOLDER}/{name}" for name in host.listdir(IMAGE_FOLDER) if name.endswith(".yaml")]
+    texts = {path: host.text(path) for path in files}
+    layers = [read_layer(text, path, "image", problems) for path, text in texts.items() if text is not None]
     result = Layer("image", {}, {})
-    for path in files:
-        text = host.text(path)
-        if text is not None:
-            layer = read_layer(text, path, "image", problems)
+    if all(merge.how_of(layer.value) is None for layer in layers):
+        for layer in layers:
             result = Layer("image", *overlay(layer, result))
-    return result
+        return result
+    merger = merge.Merger(problems)
+    for layer in reversed(layers):
+        place = next((layer.marks[key,] for key in merge.KEYS if (key,) in layer.marks), Mark("image"))
+        ignored: list[str] = []
+        try:
+            how = merge.rule(layer.value, merge.LAYERS, ignored=ignored)
+        except ConfigError as error:
+            problems.append(Problem(place, f"{error}: this file is merged as one without a rule"))
+            how = merge.LAYERS
+        problems += [Problem(place, told, Level.WARNING) for told in ignored]
+        merger.feed(how, layer.value, layer.marks)
+    return Layer("image", *merger.result())
 
 
 def build(layers: Sequence[Layer], schemas: Mapping[str, Schema], problems: Iterable[Problem] = ()) -> Config:
-    """Check each layer, leave out what is wrong, merge: the first layer is the highest."""
+    """Check each layer, leave out what is wrong, merge: the first layer is the highest.
+
+    What was left out of a mapping keeps its place in the marks: a module may need to know that it was meant.
+    """
     found = list(problems)
+    left_out: Marks = {}
     own = [layer._replace(marks=dict(layer.marks)) for layer in layers]  # places move where items are left out
-    checked = [Layer(layer.set_by, _checked(layer, schemas, found), layer.marks) for layer in own]
+    checked = [Layer(layer.set_by, _checked(layer, schemas, found, left_out), layer.marks) for layer in own]
     value: dict[str, Any] = {}
     marks: Marks = {}
     for layer in reversed(checked):
         value, marks = overlay(layer, Layer("", value, marks))
+    for place, mark in left_out.items():
+        marks.setdefault(place, mark)
     return Config(value, tuple(checked), marks, tuple(found))
 
 
 def overlay(higher: Layer, lower: Layer) -> tuple[dict[str, Any], Marks]:
     """Merge two layers as cloud-init does between layers: maps recursively, everything else is the higher's."""
-    marks = dict(lower.marks)
-    value = _overlay(higher.value, lower.value, (), higher.marks, marks)
-    return value, marks
+    from cloudboot.userdata.merge import OVERLAY, merge
+
+    return merge(OVERLAY, (lower.value, lower.marks), (higher.value, higher.marks), [])
 
 
-def _overlay(
-    higher: dict[str, Any], lower: dict[str, Any], pointer: Pointer, higher_marks: Marks, marks: Marks
-) -> dict[str, Any]:
-    result = dict(lower)
-    for key, item in higher.items():
-        place = (*pointer, key)
-        if isinstance(item, dict) and isinstance(lower.get(key), dict):
-            result[key] = _overlay(item, lower[key], place, higher_marks, marks)
-            if place in higher_marks:
-                marks[place] = higher_marks[place]
-            continue
-        result[key] = item
-        for known in [known for known in marks if known[: len(place)] == place]:
-            del marks[known]
-        marks.update({known: mark for known, mark in higher_marks.items() if known[: len(place)] == place})
-    return result
-
-
-def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem]) -> dict[str, Any]:
+def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem], left_out: Marks) -> dict[str, Any]:
     """Return the layer's value without what is wrong in it; each flaw becomes a problem."""
     value: dict[str, Any] = _copy(layer.value)
     left: Left = {}
@@ -171,7 +181,7 @@ def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem
             flaws = [flaw for flaw in check(value[key], schemas[key], (key,)) if not flaw.deprecated]
             if not flaws:
                 break
-            _leave_out(value, flaws, schemas[key], left, layer, problems)
+            _leave_out(value, flaws, schemas[key], left, layer, problems, left_out)
         if key in value:
             for flaw in check(value[key], schemas[key], (key,)):
                 owners = _owners(flaw.pointer, left)
@@ -187,6 +197,7 @@ def _leave_out(
     left: Left,
     layer: Layer,
     problems: list[Problem],
+    left_out: Marks,
 ) -> None:
     """Leave out the smallest piece around each flaw. Items of lists go last, so that indices stay until then."""
     gone: set[Pointer] = set()
@@ -201,6 +212,7 @@ def _leave_out(
         problems.append(Problem(_mark(layer, owners), told))
         if isinstance(place[-1], str):
             del _at(value, place[:-1])[place[-1]]
+            left_out.setdefault(place, _mark(layer, removed))
     items = [(len(place), place[-1], place[:-1]) for place in gone if isinstance(place[-1], int)]
     for _, index, place in sorted(items, reverse=True):  # the deepest first, the last first
         values, owners = _at(value, place), _owners(place, left)
@@ -211,7 +223,10 @@ def _leave_out(
 
 def _unknown_key(key: str, layer: Layer, schemas: Mapping[str, Schema]) -> Problem:
     if key in NOT_YET:
-        return Problem(_mark(layer, (key,)), f"{key}: not supported yet: it does nothing", Level.WARNING)
+        return Problem(_mark(layer, (key,)), f"{key}: {NOT_YET_TOLD}", Level.WARNING)
+    if key == "instances-cloud-config":  # where it counts it has been applied
+        told = "counts in user data and vendor data, not in the image's configuration: left out"
+        return Problem(_mark(layer, (key,)), f"{key}: {told}")
     told = f"{key}: unknown key{suggestion(key, tuple(schemas) + tuple(NOT_YET))}: left out"
     return Problem(_mark(layer, (key,)), told)
 

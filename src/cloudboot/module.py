@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from cloudboot.problem import Level, Mark, Problem
+from cloudboot.problem import Level, Mark, Problem, at, in_owners_words
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 __all__ = ["Context", "Facts", "Frequency", "Level", "Module", "Stage", "canonical_name", "module", "parse_frequency"]
@@ -179,7 +179,7 @@ class Context:
 
         `pointer` says where (`("users", 0, "shell")`); line and column are found from it.
         """
-        problem = Problem(self.mark(pointer), self._owners(text, pointer), level)
+        problem = Problem(self.mark(pointer), in_owners_words(self.marks, pointer, text), level)
         self.problems.append(problem)
         if level is Level.ERROR:
             self.host.log.warning(str(problem))
@@ -191,23 +191,6 @@ class Context:
         self.failures.append(text)
         self.host.log.error(f"{self.name}: {text}")
 
-    def _owners(self, text: str, pointer: Pointer) -> str:
-        """Count items as the owner's list does: a module sees what was left of it (`mounts[1]`, the owner's third)."""
-        place = ""
-        for depth, step in enumerate(pointer, 1):
-            if not isinstance(step, int):
-                place += f".{step}" if place else step
-                continue
-            index = self.marks[pointer[:depth]].item if pointer[:depth] in self.marks else -1
-            own = f"{place}[{step if index < 0 else index}]"
-            text = text.replace(f"{place}[{step}]", own, 1)
-            place = own
-        return text
-
     def mark(self, pointer: Pointer) -> Mark:
         """Return where in the owner's text a value stands; the nearest known place above it."""
-        while pointer:
-            if pointer in self.marks:
-                return self.marks[pointer]
-            pointer = pointer[:-1]
-        return Mark(self.name)
+        return at(self.marks, pointer, self.name)

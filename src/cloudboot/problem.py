@@ -46,3 +46,26 @@ class Problem(NamedTuple):
 
 Pointer = tuple[str | int, ...]  # where in a configuration: ("users", 0, "name")
 Marks = dict[Pointer, Mark]
+
+
+def at(marks: Marks, pointer: Pointer, source: str) -> Mark:
+    """Return where in the owner's text a value stands; the nearest known place above it, else only `source`."""
+    while pointer:
+        if pointer in marks:
+            return marks[pointer]
+        pointer = pointer[:-1]
+    return Mark(source)
+
+
+def in_owners_words(marks: Marks, pointer: Pointer, text: str) -> str:
+    """Count items in a message as the owner's list does: what was left of it begins with `mounts[1]`, his third."""
+    place = ""
+    for depth, step in enumerate(pointer, 1):
+        if not isinstance(step, int):
+            place += f".{step}" if place else step
+            continue
+        index = marks[pointer[:depth]].item if pointer[:depth] in marks else -1
+        own = f"{place}[{step if index < 0 else index}]"
+        text = text.replace(f"{place}[{step}]", own, 1)
+        place = own
+    return text

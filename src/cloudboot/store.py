@@ -9,29 +9,20 @@ from __future__ import annotations
 import zlib
 
 from cloudboot import config as configuration
-from cloudboot import modules
-from cloudboot.actions import MakeDir, Symlink, WriteFile
+from cloudboot.actions import MakeDir, Remove, Symlink, WriteFile
 from cloudboot.config import Config, Layer
 from cloudboot.instance import IDENTITY, INSTANCES, LINK, Identity, Instance, folder
-from cloudboot.module import canonical_name
 from cloudboot.problem import Level, Mark, Marks, Problem
-from cloudboot.runner import LISTS
 from cloudboot.typed import TYPE_CHECKING, Any
-from cloudboot.userdata import parts as userdata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cloudboot.checker import Schema
     from cloudboot.host import Host
+    from cloudboot.userdata.parts import Services
+    from cloudboot.userdata.placement import Placed
 
-SCRIPTS = {
-    userdata.Kind.SCRIPT: "scripts/user",
-    userdata.Kind.PER_BOOT: "scripts/per-boot",
-    userdata.Kind.PER_INSTANCE: "scripts/per-instance",
-    userdata.Kind.PER_ONCE: "scripts/per-once",
-}
-OF_MODULES = ("frequency", "on_error", "on_interrupt")  # mappings by the names of modules
 IMAGE_CACHE = "/var/lib/cloudboot/image.json"
 
 
@@ -75,23 +66,31 @@ def config(
     user_data: bytes | None,
     vendor_data: bytes | None,
     schemas: Mapping[str, Schema],
+    services: Services | None = None,
     *,
     keep: bool = True,
 ) -> Config:
     """Make the configuration of an instance from its user data, vendor data and image, and keep it.
 
-    Scripts among the parts are put where their modules find them. `keep` False writes nothing.
+    Parts that are run are put where their modules find them. `keep` False writes nothing. Without `services` includes
+    and templates are left out, and named. Raises NeedsNetwork where a service does.
     """
-    problems: list[Problem] = []
+    from cloudboot.compose import Given, compose
+    from cloudboot.userdata.placement import OWNERS_FOLDERS, VENDORS_FOLDERS
+
     base, found = image(host)
-    problems += found
-    layers = []
-    for raw, source, set_by in ((user_data, "user-data", "user data"), (vendor_data, "vendor-data", "vendor data")):
-        if raw:
-            layers.append(_read(host, instance, raw, source, set_by, problems, keep=keep))
-    layers.append(base)
-    merged = configuration.build([_of_known_modules(each, problems) for each in layers], schemas, problems)
+    made = compose(Given(user_data, vendor_data, base, found), instance, schemas, services)
+    left_out = [
+        Problem(each.mark, f"{each.text or 'template'}: not looked into here", Level.WARNING)
+        for each in made.unresolved
+    ]
+    merged = made.config._replace(problems=(*made.config.problems, *left_out))
     if keep:
+        place = folder(instance.id)
+        host.keep(MakeDir(INSTANCES, 0o700))
+        host.keep(MakeDir(place, 0o700))
+        _place(host, place, made.files, OWNERS_FOLDERS)
+        _place(host, place, made.vendors_files, VENDORS_FOLDERS)
         _store(host, instance, merged)
     return merged
 
@@ -108,9 +107,8 @@ def load(host: Host, instance: Instance) -> Config | None:
         if values["stamp"] != image_stamp(host):
             return None
         layers = tuple(map(_layer, values["layers"]))
-        return Config(
-            values["value"], layers, _marks(values["marks"]), tuple(_problem(each) for each in values["problems"])
-        )
+        problems = tuple(_problem(each) for each in values["problems"])
+        return Config(values["value"], layers, _marks(values["marks"]), problems, values["volatile"])
     except (ValueError, KeyError, TypeError) as error:
         host.log.error(f"{folder(instance.id)}/config.json: cannot be read ({error}): made anew")
         return None
@@ -166,87 +164,19 @@ def changed_since_applied(host: Host, instance_id: str, user_data: bytes | None)
     return applied is not None and applied != f"{zlib.crc32(user_data or b''):08x}"
 
 
-def _read(
-    host: Host,
-    instance: Instance,
-    raw: bytes,
-    source: str,
-    set_by: str,
-    problems: list[Problem],
-    *,
-    keep: bool,
-) -> Layer:
-    from cloudboot.config import read_layer
-
-    found = userdata.split(raw, source)
-    problems += found.problems
-    if source == "user-data" and len(raw) > userdata.RAW_LIMIT and instance.platform == "aws":
-        advice = "fetch the larger pieces at boot" if raw[:2] == b"\x1f\x8b" else "gzip it"
-        told = f"has {len(raw)} bytes, EC2 takes at most {userdata.RAW_LIMIT}: {advice}"
-        problems.append(Problem(Mark(source), told, Level.WARNING))
-    value: dict[str, Any] = {}
-    marks: Marks = {}
-    vendor = set_by == "vendor data"
-    scripts: dict[str, userdata.Part] = {}
-    for part in userdata.for_index(found.parts, instance.launch_index):
-        if part.kind is not userdata.Kind.CLOUD_CONFIG:
-            scripts[f"{'scripts/vendor' if vendor else SCRIPTS[part.kind]}/{part.name}"] = part
-            continue
-        single = len(found.parts) == 1 and part.name == "part-001"
-        place = source if single else part.name
-        text, trouble = userdata.text_of(part.content, Mark(place))
-        problems += [trouble] if trouble else []
-        layer = read_layer(text, place, set_by, problems)
-        index = layer.value.get("launch-index")
-        if isinstance(index, int) and instance.launch_index is not None and index != instance.launch_index:
-            continue
-        # Between parts: cloud-init's default `dict(replace)`: a later part's key replaces the whole earlier one.
-        for key, item in layer.value.items():
-            value[key] = item
-            for known in [known for known in marks if known[:1] == (key,)]:
-                del marks[known]
-        marks.update(layer.marks)
-    if keep:
-        _place_scripts(host, instance, scripts, vendor=vendor)
-    return Layer(set_by, value, marks)
-
-
-def _of_known_modules(layer: Layer, problems: list[Problem]) -> Layer:
-    """Leave out what a layer says of modules that there are none of."""
-    value = dict(layer.value)
-    for key in OF_MODULES:
-        if not isinstance(value.get(key), dict):
-            continue
-        value[key] = dict(value[key])
-        for name in layer.value[key]:
-            word = canonical_name(name)
-            if word not in modules.ORDER:
-                told = f"{key}.{name}: no such module{configuration.suggestion(word, modules.ORDER)}: left out"
-                problems.append(Problem(layer.marks.get((key, name), Mark(layer.set_by)), told))
-                del value[key][name]
-    for key in LISTS.values():
-        for index, entry in enumerate(value[key] if isinstance(value.get(key), list) else ()):
-            name = entry[0] if isinstance(entry, list) and entry else entry
-            word = canonical_name(name) if isinstance(name, str) else ""
-            like = configuration.suggestion(word, modules.ORDER)
-            if like and word not in modules.ORDER:  # others may be modules of the reference's that we lack
-                mark = layer.marks.get((key, index), Mark(layer.set_by))
-                problems.append(Problem(mark, f"{key}[{index}]: no such module: {name!r}{like}", Level.WARNING))
-    return layer._replace(value=value)
-
-
-def _place_scripts(host: Host, instance: Instance, scripts: dict[str, userdata.Part], *, vendor: bool) -> None:
-    place = folder(instance.id)
-    for name in ["vendor"] if vendor else ["user", "per-boot", "per-instance", "per-once"]:
-        for stale in host.listdir(f"{place}/scripts/{name}"):
-            if f"scripts/{name}/{stale}" not in scripts:
-                from cloudboot.actions import Remove
-
-                host.keep(Remove(f"{place}/scripts/{name}/{stale}"))
-    for path, part in scripts.items():
-        host.keep(MakeDir(f"{place}/scripts", 0o700))
-        host.keep(MakeDir(f"{place}/{path.rpartition('/')[0]}", 0o700))
-        host.keep(WriteFile(f"{place}/{path}", part.content, 0o700))
+def _place(host: Host, place: str, files: Sequence[Placed], folders: Sequence[str]) -> None:
+    """Put the files of what is run where its modules find them, and take away what an earlier user data left."""
+    wanted = {file.path for file in files}
+    for name in folders:
+        for stale in host.listdir(f"{place}/{name}"):
+            if f"{name}/{stale}" not in wanted:
+                host.keep(Remove(f"{place}/{name}/{stale}"))
+    for file in files:
+        above = place
+        for name in file.path.split("/")[:-1]:
+            above += f"/{name}"
+            host.keep(MakeDir(above, 0o700))
+        host.keep(WriteFile(f"{place}/{file.path}", file.content, file.mode))
 
 
 def _store(host: Host, instance: Instance, merged: Config) -> None:
@@ -258,9 +188,8 @@ def _store(host: Host, instance: Instance, merged: Config) -> None:
         "layers": [_plain_layer(layer) for layer in merged.layers],
         "marks": _plain_marks(merged.marks),
         "problems": [_plain_problem(each) for each in merged.problems],
+        "volatile": merged.volatile,
     }
-    host.keep(MakeDir(INSTANCES, 0o700))
-    host.keep(MakeDir(folder(instance.id), 0o700))
     host.keep(WriteFile(f"{folder(instance.id)}/config.json", json.dumps(content, default=str).encode(), 0o600))
 
 

@@ -47,7 +47,7 @@ TREE: dict[str, Any] = {
 
 
 class Machine(ScratchHost):
-    """A scratch host on which accounts and host keys are really made."""
+    """A scratch host on which accounts and host keys are really made, and the host name is set."""
 
     def spawn(self, argv: Sequence[str], **options: Any) -> Result:
         answer = super().spawn(argv, **options)
@@ -62,6 +62,8 @@ class Machine(ScratchHost):
             draft = argv[list(argv).index("-f") + 1]
             for path, text in ((draft, "private"), (f"{draft}.pub", KEY)):
                 plant(self.root, path, f"{text}\n")
+        if argv[0] == "hostname":
+            plant(self.root, "/proc/sys/kernel/hostname", f"{argv[1]}\n")
         if argv[0] == "visudo" and b"NOPASSWD ALL" in (options["stdin"] or b""):
             return Result(1, "syntax error")
         return answer
@@ -73,13 +75,19 @@ class Machine(ScratchHost):
 
 def run(case: Mapping[str, Any], place: Path) -> Book:
     """Run the network stage's modules, and `also`, on a scratch tree with a case's user data."""
+    opened = book(case, place)
+    opened.run()
+    return opened
+
+
+def book(case: Mapping[str, Any], place: Path) -> Book:
+    """Return a case before it is run."""
     names = [each.name for each in modules.load_all() if each.stage is Stage.NETWORK] + case.get("also", [])
     known = {"image": IMAGE, "tree": {**BASE_TREE, **TREE}, "metadata": {"public-keys": [KEY]}}
-    book = Book({**known, "user-data": made(case["user-data"]), "modules": names}, place, "")
-    book.host = Machine(book.root)
-    book.status.host, book.ledger.host = book.host, book.host
-    book.run()
-    return book
+    opened = Book({**known, "user-data": made(case["user-data"]), "modules": names}, place, "")
+    opened.host = Machine(opened.root)
+    opened.status.host, opened.ledger.host = opened.host, opened.host
+    return opened
 
 
 def missing(book: Book, kept: Mapping[str, Any]) -> list[str]:
