@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test quick bench setup boot-setup clean
+.PHONY: help demo test quick bench docs setup boot-setup clean
 
 help:
 	@echo "make demo    the main job on a built-in metadata service and a scratch root (no root needed)"
 	@echo "make test    every check: linters, types, units, cases, container boots, machine boots"
 	@echo "make quick   the same without the boots"
+	@echo "make docs    write anew what is generated: docs/cloud-config.schema.json"
 	@echo "make bench   compare with Debian's cloud-init package (root, takes long)"
 
 setup: $(VENV)/ready
@@ -37,7 +38,12 @@ quick: setup
 test: setup boot-setup
 	$(BIN)/pytest
 
+docs: setup
+	$(BIN)/python -m cloudboot.schema > docs/cloud-config.schema.json.new
+	mv docs/cloud-config.schema.json.new docs/cloud-config.schema.json
+
 bench: setup boot-setup
+	$(BIN)/python tests/bench/userdata.py
 	$(BIN)/python tests/bench/compare.py
 
 clean:
