@@ -132,6 +132,8 @@ def _alternatives(
     fitting = 0
     for schema in schemas:
         flaws = list(check(value, schema, pointer))
+        if "deprecated" in schema:
+            flaws.append(Flaw(pointer, f"deprecated since {schema['deprecated']}", deprecated=True))
         if all(flaw.deprecated for flaw in flaws):
             if not fitting:
                 best = flaws

@@ -70,16 +70,16 @@ def test_nothing_to_run_starts_nothing(machine: Machine) -> None:
     [("/usr/bin/env", ["/usr/bin/env"]), (["/usr/bin/env", "-i", 1], ["/usr/bin/env", "-i", "1"])],
 )
 def test_vendor_scripts_have_a_prefix(tmp_path: Path, prefix: object, argv: list[str]) -> None:
-    book = Book({"config": {"vendor_data": {"prefix": prefix}}}, tmp_path, "scripts_vendor")
+    case = {"config": {"vendor_data": {"prefix": prefix}}, "vendor-data": "#!/bin/sh\n"}
+    book = Book(case, tmp_path, "scripts_vendor")
     path = f"{book.ledger.folder}/scripts/vendor/part-001"
-    plant(book.root, path, {"content": "#!/bin/sh\n", "mode": 0o700})
     book.run()
     assert book.host.spawned == [" ".join([*argv, path])]
 
 
 @pytest.mark.parametrize("word", [False, "false", "no"])
 def test_vendor_scripts_can_be_switched_off(tmp_path: Path, word: object) -> None:
-    book = Book({"config": {"vendor_data": {"enabled": word}}}, tmp_path, "scripts_vendor")
-    plant(book.root, f"{book.ledger.folder}/scripts/vendor/part-001", {"content": "#!/bin/sh\n", "mode": 0o700})
+    case = {"config": {"vendor_data": {"enabled": word}}, "vendor-data": "#!/bin/sh\n"}
+    book = Book(case, tmp_path, "scripts_vendor")
     book.run()
     assert book.host.spawned == []
