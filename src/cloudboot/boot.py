@@ -118,7 +118,10 @@ class Boot:
             self._run_offline()
 
     def network(self) -> None:
-        """Crawl if that decides anything here; then what must precede logins and mounts."""
+        """Crawl if that decides anything here; then what must precede logins and mounts.
+
+        After a crawl, a config stage that has only light work is done here too: to start a process for it costs more.
+        """
         self.status.stage(Stage.NETWORK, "started")
         known = self._known()
         if known.source is None:
@@ -134,9 +137,13 @@ class Boot:
             self._crawl(GRACE if returning else None, last_try=not returning)
         self._run(Stage.NETWORK)
         self._lock_down(early=True)
+        access = {"metadata_access", "disable_ec2_metadata"} & set(self._merged())
+        if self._crawled() and not access and all(module.light for module in self._due(Stage.CONFIG)):
+            self._settle()
+            self._prove_empty(Stage.CONFIG)
 
     def config(self) -> None:
-        """Crawl if it has not been done; run the config stage; find out whether the final stage is needed."""
+        """Crawl if it has not been done; run the config stage."""
         self.status.stage(Stage.CONFIG, "started")
         known = self._known()
         if known.source is None:
@@ -149,6 +156,10 @@ class Boot:
                 # The login was let through before the service could say that this is another machine, or that the
                 # owner has changed the user data.
                 self._run(Stage.NETWORK)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let in whom the owner lets in, run the config stage, and the final one if it has only light work."""
         self._lock_down()
         self._run(Stage.CONFIG)
         if all(module.light for module in self._due(Stage.FINAL)):
@@ -325,6 +336,12 @@ class Boot:
                 merged = store.config(self.host, current, *given, self.schemas(), services)
             self._loaded = (current, merged)
         return self._loaded
+
+    def _merged(self) -> dict[str, Any]:
+        """Return the merged configuration; the image's where no instance is known."""
+        known = self._known()
+        loaded = self._load(known.id) if known.id else None
+        return loaded[1].value if loaded is not None else self.image.value
 
     def image_facts(self) -> dict[str, Any]:
         """Return the image's configuration with the distribution's default user where it names none."""

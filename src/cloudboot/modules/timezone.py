@@ -11,6 +11,7 @@ ZONES = "/usr/share/zoneinfo"
 @module(
     stage=Stage.CONFIG,
     frequency=Frequency.INSTANCE,
+    light=True,
     schema={
         "timezone": {
             "type": "string",
