@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from boot.bed import Container, KeyPair, Link, Repository, Scratch, Tree, run, ssh
+from boot.bed.command import wait_until
 from boot.job import Inside
 from cloudboot import bake
 from cloudboot.cli import open_host
@@ -29,7 +30,12 @@ class World(NamedTuple):
         (self.link.connect_v6 if v6 else self.link.connect_v4)()
 
     def login(self, key: KeyPair, user: str = "debian", host: str = Link.GUEST_V4) -> str:
-        """Log in over the wire."""
+        """Log in over the wire, as soon as sshd listens: a boot with little to do is over before that."""
+
+        def listens() -> bool:
+            return ssh(self.link.cloud, key, user, ["true"], host=host, check=False, timeout=30).returncode == 0
+
+        wait_until(listens, 15, 0.2)
         return ssh(self.link.cloud, key, user, ["id", "-un"], host=host, timeout=30).stdout.strip()
 
     def reboot(self, *, v6: bool = False) -> None:
