@@ -38,6 +38,7 @@ def main() -> int:
         "patches": strategies.patches,
         "includes": strategies.includes,
         "all": strategies.user_data,
+        "mutations": strategies.mutated(strategies.user_data),
     }
     longer = settings(
         max_examples=ROUND,

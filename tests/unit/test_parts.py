@@ -8,7 +8,7 @@ import gzip
 import pytest
 
 from cloudboot.problem import Mark
-from cloudboot.userdata.parts import Kind, for_index, split, text_of
+from cloudboot.userdata.parts import Kind, split, text_of
 
 CONFIG = b"#cloud-config\nhostname: a\n"
 SCRIPT = b"#!/bin/sh\necho hi\n"
@@ -49,8 +49,6 @@ def test_multipart_names_and_launch_index() -> None:
         (Kind.PER_BOOT, "part-003", None),
     ]
     assert found.problems == []
-    assert [part.name for part in for_index(found.parts, 0)] == ["_ab.cfg", "part-003"]
-    assert len(for_index(found.parts, None)) == 3
 
 
 def test_declared_script_that_is_cloud_config() -> None:
@@ -61,9 +59,9 @@ def test_declared_script_that_is_cloud_config() -> None:
     ("raw", "said"),
     [
         (b"# cloud-config\nhostname: a\n", "user-data:1:1: begins with '# cloud-config', which is not the header"),
-        (b"echo hi\n", "user-data:1:1: begins with 'echo hi': a script must begin with '#!'"),
-        (b"hostname: a\n", "user-data:1:1: begins with 'hostname: a': cloud-config must begin with the line"),
-        (b"\n\nwhatever", "user-data:3:1: begins with 'whatever', which is no known format"),
+        (b"echo hi\n", "user-data:1:1: begins with 'echo …': a script must begin with '#!'"),
+        (b"hostname: a\n", "user-data:1:1: begins with 'hostname: …': cloud-config must begin with the line"),
+        (b"\n\nwhatever", "user-data:3:1: no known format"),
         (gzip.compress(CONFIG)[:-9], "user-data: gzip: cut off before its end"),
         (gzip.compress(CONFIG)[:12] + b"xxxxxxxx", "user-data: gzip: damaged"),
         (b"##template: jinja\n#cloud-config\n", "user-data:1:1: begins with '##template: jinja': the header must be"),
@@ -93,7 +91,8 @@ def test_multipart_with_a_wrong_boundary() -> None:
 def test_base64_is_not_guessed() -> None:
     found = split(b"abcd")
     assert found.parts == []
-    assert "'abcd'" in str(found.problems[0])
+    assert "no known format" in str(found.problems[0])
+    assert "abcd" not in str(found.problems[0]), "it may be a password"
 
 
 def test_crlf_bom_utf16() -> None:

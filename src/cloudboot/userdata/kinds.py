@@ -53,6 +53,9 @@ GZIP_TYPES = (
     "application/x-gzip",
     "application/x-gzip-compressed",
 )
+# Near misses of headers, in either case.
+CLOUD_CONFIG = r"(?i)#*\s*cloud[\s_-]*config"
+JINJA = r"(?i)#+\s*template\s*:\s*jinja"
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before the first line, with the byte order mark
 # `#cloud-`, `#!/`, gzip, `MIME-Version`, `## template`, `#include` in base64, in lower case.
 BASE64_STARTS = ("i2nsb3vkl", "iyev", "h4si", "tulnrs1wzxjzaw9u", "iymgdgvtcgxhd", "i2luy2x1z")
@@ -86,30 +89,38 @@ def safe_name(name: str) -> str:
 
 
 def unknown(content: bytes, declared: str) -> str:
-    """Say what is wrong with a part of no known type, and what it was probably meant to be."""
+    """Say what is wrong with a part of no known type, and what it was probably meant to be.
+
+    Only what cannot be a secret is repeated of it: words of a header, a comment, a key, a command.
+    """
+    import re
+
     lines = content.lstrip(BLANK)[:4096].split(b"\n")
     first = lines[0][:60].decode("utf-8", "replace").strip()
     squeezed = "".join(first.lower().split())
-    if squeezed.startswith(("#cloud-config", "#cloudconfig", "#cloud_config", "cloud-config")):
-        return f"begins with {first!r}, which is not the header '#cloud-config' (no blank, one '#', a '-'): not used"
-    if squeezed.startswith(("##template:jinja", "#template:jinja")):
-        return f"begins with {first!r}: the header must be exactly '## template: jinja': not used"
+    if header := re.match(CLOUD_CONFIG, first):
+        return (
+            f"begins with {header[0]!r}, which is not the header '#cloud-config' (no blank, one '#', a '-'): not used"
+        )
+    if header := re.match(JINJA, first):
+        return f"begins with {header[0]!r}: the header must be exactly '## template: jinja': not used"
     if squeezed.startswith("content-type:multipart/"):
         return "begins like MIME multipart, without its line 'MIME-Version: 1.0': not used"
     if squeezed.startswith(BASE64_STARTS):
-        return f"begins with {first[:24]!r}, which is base64 of a known format: give it decoded: not used"
+        return f"begins with {first[:12]!r}, which is base64 of a known format: give it decoded: not used"
+    begins = f"begins with {first[:40]!r}: " if first.startswith("#") else ""
     if any(line.startswith(b"#!") for line in lines[1:10]):
-        return f"begins with {first!r}: the '#!' of a script must be its first line: not used"
+        return f"{begins}the '#!' of a script must be its first line: not used"
     if any(line.lower().startswith(b"#cloud-config") for line in lines[1:10]):
-        return f"begins with {first[:24]!r}: '#cloud-config' must be the first line: not used"
+        return f"{begins}'#cloud-config' must be the first line: not used"
     if squeezed.startswith("#upstart-job"):
         return "of unknown type 'text/upstart-job': there is no upstart: not used"
     if declared not in SNIFFED_TYPES:
         return f"of unknown type {declared[:60]!r}: not used"
     if squeezed.startswith(("set-e", "apt", "echo", "cd/", "sudo", "yum", "exportpath")):
-        return f"begins with {first!r}: a script must begin with '#!', as in '#!/bin/sh': not used"
+        word = f"{first.split()[0][:20]} …"
+        return f"begins with {word!r}: a script must begin with '#!', as in '#!/bin/sh': not used"
     if ":" in first and not first.startswith("#"):
-        return f"begins with {first!r}: cloud-config must begin with the line '#cloud-config': not used"
-    return (
-        f"begins with {first[:24]!r}, which is no known format ('#cloud-config', '#!', MIME multipart, gzip): not used"
-    )
+        key = f"{first.partition(':')[0]}: …"
+        return f"begins with {key!r}: cloud-config must begin with the line '#cloud-config': not used"
+    return f"{begins}no known format ('#cloud-config', '#!', MIME multipart, gzip): not used"

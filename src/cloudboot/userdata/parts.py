@@ -21,7 +21,6 @@ __all__ = [
     "Parts",
     "Services",
     "Unresolved",
-    "for_index",
     "oversized",
     "split",
     "text_of",
@@ -107,13 +106,6 @@ def split(raw: bytes, source: str = "user-data", *, services: Services | None = 
     if raw.strip():
         reader.read(Piece(raw, source=source, whole=True))
     return reader.result()
-
-
-def for_index(parts: list[Part], launch_index: int | None) -> list[Part]:
-    """Keep the parts that are for every instance and those for this one; without an index of our own, all."""
-    if launch_index is None:
-        return parts
-    return [part for part in parts if part.launch_index in (None, launch_index)]
 
 
 def without(parts: Iterable[Part], disabled: Iterable[str]) -> list[Part]:

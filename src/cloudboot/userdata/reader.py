@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from cloudboot.userdata.parts import Services
 
 PARTS_LIMIT = 10_000
-DEPTH_LIMIT = 10  # of includes and archives in each other
+DEPTH_LIMIT = 10  # of includes, archives and packed messages in each other
+TOO_DEEP = f"more than {DEPTH_LIMIT} levels of archives, includes and messages: not read"
 INCLUDES_LIMIT = 256
 FAILURES_LIMIT = 8  # of includes that cannot be had; those after them are not tried: each may cost a minute
 PROBLEMS_LIMIT = 200
@@ -104,7 +105,9 @@ class Reader:
     def mime(self, piece: Piece) -> None:
         from cloudboot.userdata.mime import Flaw, leaves
 
-        place = Mark(piece.source or self.source_of(piece))
+        place = Mark(self.source_of(piece))
+        if piece.depth >= DEPTH_LIMIT:
+            return self.problem_once(TOO_DEEP, place)
         for found in leaves(piece.content.lstrip(kinds.BLANK)):
             if isinstance(found, Flaw):
                 self.problem(place, found.text, Level.ERROR if found.loses else Level.WARNING)
@@ -129,7 +132,7 @@ class Reader:
             name=kinds.safe_name(found.name),
             headers=found.headers,
             launch_index=index,
-            depth=outer.depth,
+            depth=outer.depth + 1,
             chain=outer.chain,
         )
         if found.flaw:
@@ -141,7 +144,7 @@ class Reader:
 
         source = self.source_of(piece)
         if piece.depth >= DEPTH_LIMIT:
-            return self.problem_once(f"more than {DEPTH_LIMIT} levels of archives and includes: not read", Mark(source))
+            return self.problem_once(TOO_DEEP, Mark(source))
         items, problems = archive.items(self.text(piece), source)
         for problem in problems:
             self.problem(*problem)
@@ -171,7 +174,7 @@ class Reader:
 
         source = self.source_of(piece)
         if piece.depth >= DEPTH_LIMIT:
-            return self.problem_once(f"more than {DEPTH_LIMIT} levels of archives and includes: not read", Mark(source))
+            return self.problem_once(TOO_DEEP, Mark(source))
         for entry in include.entries(self.text(piece), once=once):
             place = Mark(source, entry.line, 1)
             self.volatile = self.volatile or not entry.once

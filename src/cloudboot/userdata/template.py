@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MISSING = "CI_MISSING_JINJA_VAR/"
 NAME = "<user data>"  # what jinja2 calls the text in tracebacks
 STEP_LIMIT = 8 << 20  # characters, or bits, that one operation may make
+MISSING_LIMIT = 1000  # missing variables that are told
 COUNT_LIMIT = 1_000_000  # numbers that all ranges of a template may have together
 # What an expression of the owner's may raise.
 EVALUATION = (
@@ -63,12 +64,12 @@ def without_header(text: str) -> str:
 
 def check(text: str) -> None:
     """Find errors of syntax, without variables. Raises TemplateFault."""
-    _compile(_environment([]), text)
+    _compile(_environment({}), text)
 
 
 def render(text: str, variables: Mapping[str, Any], limit: int) -> Rendered:
     """Render a template (without its header) of which at most `limit` characters may come. Raises TemplateFault."""
-    missing: list[Missing] = []
+    missing: dict[Missing, None] = {}
     template = _compile(_environment(missing), text)
     pieces, size = [], 0
     import jinja2
@@ -85,7 +86,7 @@ def render(text: str, variables: Mapping[str, Any], limit: int) -> Rendered:
         raise TemplateFault(_evaluation(error), _line_of(error)) from None
     # jinja2 takes the last line's end away, and cloud-init puts it back, whatever stands before it.
     end = "\n" if text.endswith("\n") else ""
-    return Rendered("".join(pieces) + end, list(dict.fromkeys(missing)))
+    return Rendered("".join(pieces) + end, _named(missing, template) if missing else [])
 
 
 def _compile(environment: Any, text: str) -> Any:
@@ -100,7 +101,7 @@ def _compile(environment: Any, text: str) -> Any:
     return environment.template_class.from_code(environment, source, environment.globals)
 
 
-def _environment(missing: list[Missing]) -> Any:
+def _environment(missing: dict[Missing, None]) -> Any:
     from jinja2 import DictLoader, Undefined
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import SandboxedEnvironment
@@ -111,7 +112,8 @@ def _environment(missing: list[Missing]) -> Any:
         def __str__(self) -> str:
             if self._undefined_exception is SecurityError:
                 self._fail_with_undefined_error()
-            missing.append(Missing(str(self._undefined_name), _current_line()))
+            if len(missing) < MISSING_LIMIT:
+                missing[Missing(str(self._undefined_name), _code_line())] = None
             return f"{MISSING}{self._undefined_name}"
 
         def __getattr__(self, name: str) -> Any:
@@ -176,19 +178,29 @@ def _digits(pattern: str | bytes) -> list[str]:
     return [found[:9] for found in re.findall(r"%[^a-zA-Z%]*?([0-9]+)", text)]
 
 
-def _current_line() -> int:
-    """Return the line of the template that is being rendered now."""
+def _code_line() -> int:
+    """Return the line of the code made of the template that is running now."""
     import sys
 
     frame = sys._getframe(1)
-    while frame is not None:
-        template = frame.f_globals.get("__jinja_template__")
-        if template is not None and frame.f_code.co_filename == NAME:
-            return int(template.get_corresponding_lineno(frame.f_lineno))
+    while frame.f_code.co_filename != NAME:
         if frame.f_back is None:
-            break
+            return 0
         frame = frame.f_back
-    return 0
+    return frame.f_lineno
+
+
+def _named(missing: dict[Missing, None], template: Any) -> list[Missing]:
+    """Return what is missing with the template's lines in place of the code's; each line's once."""
+    from bisect import bisect_right
+
+    table = template.debug_info  # (line of the template, line of the code), in order; costly to ask for
+    starts = [code for _, code in table]
+    found: dict[Missing, None] = {}
+    for name, line in missing:
+        place = bisect_right(starts, line) - 1
+        found[Missing(name, table[place][0] if place >= 0 else min(line, 1))] = None
+    return list(found)
 
 
 def _line_of(error: BaseException) -> int:

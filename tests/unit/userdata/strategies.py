@@ -161,6 +161,22 @@ def packed(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     )
 
 
+def mutated(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Return other user data with pieces lost, doubled, moved and replaced."""
+
+    def changed(raw: bytes, edits: list[tuple[int, int, int, bytes]]) -> bytes:
+        for start, length, target, new in edits:
+            place = start % (len(raw) + 1)
+            piece = raw[place : place + length]
+            raw = raw[:place] + new + raw[place + length :]
+            target %= len(raw) + 1
+            raw = raw[:target] + piece + raw[target:]
+        return raw
+
+    edit = st.tuples(st.integers(0, 5000), st.integers(0, 30), st.integers(0, 5000), st.binary(max_size=4))
+    return st.builds(changed, inner, st.lists(edit, min_size=1, max_size=4))
+
+
 user_data = st.recursive(
     texts,
     lambda inner: archives(inner) | multiparts(inner) | packed(inner) | st.lists(inner, max_size=3).map(b"".join),

@@ -70,7 +70,7 @@ def test_what_is_no_part_is_left_out_alone() -> None:
         "user-data:4:4: [2].content: must be a text: write `content: |`: [2] is left out",
         "user-data:5:21: [3].launch-index: must be a whole number: the part is for all",
         "user-data:6:4: warning: [4].type: must be a MIME type: its content is looked at instead",
-        "part-004:1:1: begins with 'hostname: a': cloud-config must begin with the line '#cloud-config': not used",
+        "part-004:1:1: begins with 'hostname: …': cloud-config must begin with the line '#cloud-config': not used",
         "part-003:1:1: of unknown type 'text/x-nonsense': not used",
     ]
 

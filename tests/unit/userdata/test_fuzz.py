@@ -12,6 +12,7 @@ from unit.userdata.strategies import (
     holds,
     includes,
     multiparts,
+    mutated,
     packed,
     patches,
     templates,
@@ -83,4 +84,10 @@ def test_includes(raw: bytes, web: Mapping[str, bytes]) -> None:
 @quick
 @given(user_data, webs)
 def test_all_together(raw: bytes, web: Mapping[str, bytes]) -> None:
+    holds(raw, web)
+
+
+@quick
+@given(mutated(user_data), webs)
+def test_mutations(raw: bytes, web: Mapping[str, bytes]) -> None:
     holds(raw, web)

@@ -136,7 +136,7 @@ def test_a_chain_that_does_not_end_is_cut() -> None:
 
     found = Endless({}).split(b"#include http://a/")
     assert found.parts == []
-    assert str(found.problems[0]).endswith("more than 10 levels of archives and includes: not read")
+    assert str(found.problems[0]).endswith("more than 10 levels of archives, includes and messages: not read")
 
 
 def test_how_many_are_fetched_is_bounded() -> None:

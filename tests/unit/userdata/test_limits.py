@@ -135,7 +135,22 @@ def test_archives_in_archives_end() -> None:
     for _ in range(15):
         content = "#cloud-config-archive\n" + json.dumps([content])
     found = split(content.encode())
-    assert [problem.text for problem in found.problems] == ["more than 10 levels of archives and includes: not read"]
+    assert [problem.text for problem in found.problems] == [
+        "more than 10 levels of archives, includes and messages: not read"
+    ]
     assert [part.kind for part in split(b"#cloud-config-archive\n" + json.dumps(["#!x"]).encode()).parts] == [
         Kind.SCRIPT
     ]
+
+
+def test_messages_packed_in_messages_end() -> None:
+    content = SCRIPT
+    for _ in range(40):
+        content = mime(1, content, packed=True)
+    assert [problem.text for problem in split(content).problems] == [
+        "more than 10 levels of archives, includes and messages: not read"
+    ]
+    shallow = SCRIPT
+    for _ in range(5):
+        shallow = mime(1, shallow, packed=True)
+    assert [part.content for part in split(shallow).parts] == [SCRIPT]

@@ -125,7 +125,7 @@ def test_what_a_template_cannot_be() -> None:
         assert "a template can be cloud-config, a JSON patch, a script or a boothook, and is text/" in str(
             found.problems[0]
         )
-    assert "user-data:2:1: jinja: begins with 'hostname: a'" in str(read(HEAD + "hostname: a\n").problems[0])
+    assert "user-data:2:1: jinja: begins with 'hostname: …'" in str(read(HEAD + "hostname: a\n").problems[0])
     assert read(HEAD).problems == []
 
 
@@ -152,3 +152,11 @@ def test_the_header_leaves_its_line() -> None:
     assert template.without_header("\n## Template: Jinja\n#!/bin/sh\n") == "\n\n#!/bin/sh\n"
     assert template.without_header("## template: jinja") == ""
     assert template.without_header("#!/bin/sh\n") == "#!/bin/sh\n"
+
+
+def test_many_missing_variables_take_time_in_proportion() -> None:
+    began = time.process_time()
+    answer = render("{{ nope }}\n" * 20_000, {}, 1 << 20)
+    assert (len(answer.missing), answer.missing[:2]) == (1000, [Missing("nope", 1), Missing("nope", 2)])
+    assert render("{% for i in range(50000) %}\n{{ nope }}{% endfor %}", {}, 8 << 20).missing == [Missing("nope", 2)]
+    assert time.process_time() - began < 10

@@ -69,7 +69,7 @@ def test_the_limits_are_those_of_the_program() -> None:
         f"add {unpack.EXPANDED_LIMIT >> 20} MiB in all",
         f"{reader.PARTS_LIMIT:,} parts",
         f"{reader.INCLUDES_LIMIT} includes, of which {reader.FAILURES_LIMIT} may fail",
-        f"{reader.DEPTH_LIMIT} levels of archives and includes, {mime.DEPTH_LIMIT} of MIME, {unpack.LAYERS_LIMIT} of gzip",
+        f"{reader.DEPTH_LIMIT} levels of archives, includes and packed messages, {mime.DEPTH_LIMIT} of MIME, {unpack.LAYERS_LIMIT} of gzip",
         f"{patch.OPERATIONS_LIMIT:,} operations",
         f"make {template.STEP_LIMIT >> 20} MiB at once",
     ):
