@@ -1,4 +1,4 @@
-"""Try random user data for a while: `python tests/tools/fuzz.py --minutes 60 [--seed N]`.
+"""Try random user data, fstabs and index keys for a while: `python tests/tools/fuzz.py --minutes 60 [--seed N]`.
 
 The strategies and what must hold are those of tests/unit/userdata/strategies.py. The first that fails is shrunk, shown
 as bytes that can be pasted into a test, and ends the run with status 1.
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parents[1]
 ROUND = 500  # user data of one kind, before the clock is looked at
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     words = parser.parse_args()
-    kinds: dict[str, st.SearchStrategy[bytes]] = {
+    inputs: dict[str, st.SearchStrategy[bytes]] = {
         "bytes": st.binary(max_size=2000),
         "texts": strategies.texts,
         "mime": strategies.multiparts(strategies.texts),
@@ -40,6 +41,14 @@ def main() -> int:
         "all": strategies.user_data,
         "mutations": strategies.mutated(strategies.user_data),
     }
+    kinds: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, Mapping[str, bytes]], None]]] = {
+        name: (kind, strategies.holds) for name, kind in inputs.items()
+    }
+    # From the bytes to the merged and checked configuration; and what else reads texts of others.
+    kinds["configurations"] = (strategies.configurations, strategies.composes)
+    kinds["mutated configurations"] = (strategies.mutated(strategies.configurations), strategies.composes)
+    kinds["fstab"] = (strategies.fstabs, lambda text, _: strategies.fstab_holds(text))
+    kinds["index keys"] = (strategies.index_keys, lambda key, _: strategies.index_key_holds(key))
     longer = settings(
         max_examples=ROUND,
         deadline=None,
@@ -50,30 +59,30 @@ def main() -> int:
     )
     end, number, tried, slowest = time.monotonic() + 60 * words.minutes, words.seed, 0, 0.0
 
-    def round_of(kind: st.SearchStrategy[bytes]) -> Callable[[], None]:
+    def round_of(kind: st.SearchStrategy[Any], holds: Callable[[Any, Mapping[str, bytes]], None]) -> Callable[[], None]:
         @seed(number)
         @longer
         @given(kind, strategies.webs)
-        def run(raw: bytes, web: Mapping[str, bytes]) -> None:
+        def run(raw: Any, web: Mapping[str, bytes]) -> None:
             nonlocal tried, slowest
             began = time.process_time()
-            strategies.holds(raw, web)
+            holds(raw, web)
             tried += 1
             slowest = max(slowest, time.process_time() - began)
 
         return run
 
     while time.monotonic() < end:
-        for name, kind in kinds.items():
+        for name, (kind, holds) in kinds.items():
             if time.monotonic() >= end:
                 break
             try:
-                round_of(kind)()
+                round_of(kind, holds)()
             except Exception:
                 print(f"failed: {name}, --seed {number}", file=sys.stderr)
                 raise
         number += 1
-    print(f"{tried} user data, seeds {words.seed} to {number - 1}: nothing raised; the slowest took {slowest:.2f} s")
+    print(f"{tried} inputs, seeds {words.seed} to {number - 1}: nothing raised; the slowest took {slowest:.2f} s")
     return 0
 
 

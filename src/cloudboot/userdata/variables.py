@@ -42,7 +42,7 @@ def variables(instance: Instance, metadata: Mapping[str, Any], facts: Mapping[st
         "platform": "ec2" if service else cloud,
         "public_ssh_keys": list(instance.public_keys),
         "region": instance.region,
-        "subplatform": f"metadata ({endpoint})" if isinstance(endpoint, str) else "unknown",
+        "subplatform": f"metadata (http://{endpoint})" if isinstance(endpoint, str) else "unknown",
     }
     for name in (
         "distro",

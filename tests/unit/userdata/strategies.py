@@ -9,10 +9,16 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hypothesis import strategies as st
 
-from cloudboot.errors import CloudbootError
-from cloudboot.userdata import document, patch
+from cloudboot import fstab, modules
+from cloudboot.checker import check
+from cloudboot.compose import Given, compose
+from cloudboot.config import CORE_SCHEMA, NOT_YET, Layer
+from cloudboot.errors import CloudbootError, ConfigError
+from cloudboot.instance import Instance
+from cloudboot.userdata import document, launch_index, patch
 from cloudboot.userdata.parts import Kind, Parts, Services, split, text_of
 from cloudboot.userdata.placement import placed
 from cloudboot.userdata.reader import PARTS_LIMIT, PROBLEMS_LIMIT
@@ -25,6 +31,21 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0  # for one user data, however bad
 VARIABLES = {"v1": {"region": "r"}, "region": "r", "ds": {"meta_data": {"a-b": 1, "a_b": 1, "list": [1, 2]}}}
+SCHEMAS = {**CORE_SCHEMA, **modules.schemas(fresh=True)}
+INSTANCE = Instance("i-1", "Ec2", "aws", launch_index=1)
+KEYS = [
+    *sorted(SCHEMAS),
+    "merge_how",
+    "instances-cloud-config",
+    "0",
+    "1-2",
+    "*",
+    "name",
+    "path",
+    "content",
+    "users",
+    "ntp",
+]
 NAME = re.compile(r"[A-Za-z0-9_()-][A-Za-z0-9_.()-]{0,199}")
 
 HEADERS = [
@@ -183,6 +204,56 @@ user_data = st.recursive(
     max_leaves=8,
 )
 webs = st.dictionaries(st.sampled_from(URLS[:5]), user_data, max_size=4)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=10)
+    | st.sampled_from(["web", "always", "a,b", "0644"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+cloud_configs = st.dictionaries(st.sampled_from(KEYS), values, max_size=6).map(
+    lambda value: b"#cloud-config\n" + yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "replace")
+)
+configurations = cloud_configs | multiparts(cloud_configs) | archives(cloud_configs)
+fstabs = st.text(st.sampled_from("/dev xvdmnta\t\n\\#0147,=\u00e9"), max_size=200)
+index_keys = st.text(st.sampled_from("0123456789-,* x"), max_size=20) | st.text(max_size=8)
+
+
+def composes(raw: bytes, web: Mapping[str, bytes]) -> None:
+    """Check that a configuration comes of every user data, with what is wrong said in lines for people."""
+    made = compose(Given(raw, raw, Layer("image", {}, {})), INSTANCE, SCHEMAS, None)
+    assert set(made.config.value) <= set(SCHEMAS) | NOT_YET
+    for problem in made.config.problems:
+        assert len(str(problem).splitlines()) == 1, problem
+    for key, value in made.config.value.items():
+        if key in SCHEMAS:
+            assert not [flaw for flaw in check(value, SCHEMAS[key], (key,)) if not flaw.deprecated]
+
+
+def fstab_holds(text: str) -> None:
+    """Check that lines of others keep their bytes, and that ours can be read back."""
+    wanted = [fstab.Entry("/dev/xvdf", "/srv/a b", "ext4", "defaults,comment=cloudconfig")]
+    merged = fstab.merge(text, wanted)
+    foreign = [line for line in text.split("\n") if (entry := fstab.parse_line(line)) is None or not entry.ours]
+    kept = [line for line in merged.split("\n") if (entry := fstab.parse_line(line)) is None or not entry.ours]
+    assert [line for line in kept if line] == [line for line in foreign if line]
+    assert [entry for entry in fstab.parse(merged) if entry.ours] == wanted
+    assert fstab.merge(merged, wanted) == merged
+
+
+def index_key_holds(key: str) -> None:
+    """Check that a key names indices or is refused in one line."""
+    said = ""
+    try:
+        size = launch_index.parse_key(key).size()
+        assert size is None or size > 0
+    except ConfigError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 1
 
 
 def holds(raw: bytes, web: Mapping[str, bytes]) -> None:

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 
 from unit.userdata.strategies import (
     archives,
+    composes,
+    configurations,
+    fstab_holds,
+    fstabs,
     holds,
     includes,
+    index_key_holds,
+    index_keys,
     multiparts,
     mutated,
     packed,
@@ -91,3 +97,21 @@ def test_all_together(raw: bytes, web: Mapping[str, bytes]) -> None:
 @given(mutated(user_data), webs)
 def test_mutations(raw: bytes, web: Mapping[str, bytes]) -> None:
     holds(raw, web)
+
+
+@quick
+@given(configurations, webs)
+def test_a_configuration_comes_of_everything(raw: bytes, web: Mapping[str, bytes]) -> None:
+    composes(raw, web)
+
+
+@quick
+@given(fstabs)
+def test_lines_of_others_in_fstab_keep_their_bytes(text: str) -> None:
+    fstab_holds(text)
+
+
+@quick
+@given(index_keys)
+def test_an_index_key_is_read_or_refused(key: str) -> None:
+    index_key_holds(key)

@@ -25,7 +25,7 @@ INSTANCE = Instance(
 )
 METADATA: dict[str, Any] = {
     "version": "2024-04-11",
-    "endpoint": "http://169.254.169.254",
+    "endpoint": "169.254.169.254",
     "crawled": "2026-01-01T00:00:00Z",
     "user-data": "aHVudGVyMg==",
     "meta-data": {
