@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from cloudboot.problem import printable
 from cloudboot.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Log:
         self._write("info", text)
         self._show(text)
         if self.console:
-            self._to_console(f"cloudboot: {text}")
+            self._to_console(f"cloudboot: {printable(text)}")
 
     def doing(self, text: str) -> None:
         """Tell `status` what is going on or waited for right now; empty when it is over."""
@@ -96,13 +97,13 @@ class Log:
     def _write(self, level: str, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now()))
         where = f" [{self.context}]" if self.context else ""
-        clean = text.replace("\n", " | ")
+        clean = printable(text.replace("\n", " | "))
         adm = self.root.groups().get("adm") if not self._ready else None
         self._append(LOG, f"{stamp} {level}{where} {clean}\n", 0o640, adm.gid if adm else 0)
 
     def _show(self, text: str) -> None:
         if self.echo:
-            sys.stderr.write(f"cloudboot: {text}\n")
+            sys.stderr.write(f"cloudboot: {printable(text)}\n")
 
     def _append(self, path: str, line: str, mode: int, gid: int) -> None:
         if not self.keep:

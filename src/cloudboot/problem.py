@@ -41,7 +41,14 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         kind = "" if self.level is Level.ERROR else f"{self.level}: "
-        return f"{self.mark}: {kind}{self.text}"
+        return printable(f"{self.mark}: {kind}{self.text}")
+
+
+def printable(text: str) -> str:
+    """Return a text that is one line on every terminal: what is not printable is written as Python writes it."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 Pointer = tuple[str | int, ...]  # where in a configuration: ("users", 0, "name")
