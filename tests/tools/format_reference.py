@@ -15,16 +15,17 @@ import gzip
 import importlib
 import json
 import logging
-import os
 import random
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # tests/, as under pytest
+
+from tools.reference import make
+
 TABLE = Path(__file__).parents[1] / "data" / "format_reference.json"
-PACKAGES = ("cloud-init", "python3-jsonpatch", "python3-json-pointer")
 RANDOM_ROWS = 120
 Row = dict[str, Any]
 
@@ -223,26 +224,8 @@ def _patches() -> list[tuple[str, list[list[str]]]]:
 
 
 def main() -> None:
-    """Download the reference, let it work, write the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
-        for package in Path(folder).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", str(package), f"{folder}/tree"], check=True)
-        (archive,) = Path(folder).glob("cloud-init_*.deb")
-        version = subprocess.run(
-            ["dpkg-deb", "-f", str(archive), "Version"], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        driven = subprocess.run(
-            [sys.executable, __file__, "--drive"],
-            input=json.dumps(rows()),
-            env={**os.environ, "PYTHONPATH": f"{folder}/tree/usr/lib/python3/dist-packages", "TMPDIR": folder},
-            stdout=subprocess.PIPE,
-            check=True,
-            text=True,
-        ).stdout
-    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in json.loads(driven))
-    TABLE.write_text(f'{{"package": "cloud-init {version}", "rows": [\n{lines}\n]}}\n')
-    print(f"{TABLE}: {len(json.loads(driven))} rows by cloud-init {version}")
+    """Let the reference work, and write the table."""
+    make(TABLE, rows(), __file__)
 
 
 def drive() -> None:
