@@ -186,10 +186,16 @@ class Context:
         else:
             self.host.log.info(str(problem))
 
-    def fail(self, text: str) -> None:
-        """Note that a part of the work failed; the module goes on and is recorded as failed."""
-        self.failures.append(text)
-        self.host.log.error(f"{self.name}: {text}")
+    def fail(self, text: str, pointer: Pointer = ()) -> None:
+        """Note that a part of the work failed; the module goes on and is recorded as failed.
+
+        `pointer` says what of the configuration could not be done, where it is that.
+        """
+        told = text if text.startswith(f"{self.name}:") else f"{self.name}: {text}"
+        if pointer and (mark := self.mark(pointer)).line:
+            told = f"{mark}: {told}"
+        self.failures.append(told)
+        self.host.log.error(told)
 
     def mark(self, pointer: Pointer) -> Mark:
         """Return where in the owner's text a value stands; the nearest known place above it."""

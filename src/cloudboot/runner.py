@@ -11,7 +11,7 @@ import time
 
 from cloudboot.actions import WriteFile
 from cloudboot.commands import INTERRUPTED, OUTPUT, Commands, load_outcomes
-from cloudboot.errors import CloudbootError, NeedsNetwork
+from cloudboot.errors import CloudbootError, ConfigError, NeedsNetwork
 from cloudboot.instance import Kind
 from cloudboot.ledger import Marker, State
 from cloudboot.module import Context, Facts, Frequency, Module, Stage, canonical_name, parse_frequency
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cloudboot.http import Fetcher
     from cloudboot.instance import Instance
     from cloudboot.ledger import Ledger
+    from cloudboot.problem import Pointer
     from cloudboot.status import Status
 
 LISTS = {
@@ -282,6 +283,7 @@ class Runner:
             self.ledger.note(name, when.frequency, State.STARTED, digest=digest, set_by=when.set_by, stage=module.stage)
         changes, recorded, began = len(host.changes), len(host.recorded), self.clock()
         error = ""
+        pointer: Pointer = ()
         try:
             module.function(context)
         except NeedsNetwork:
@@ -289,11 +291,13 @@ class Runner:
             raise
         except (CloudbootError, OSError) as raised:
             error = str(raised)
+            if isinstance(raised, ConfigError):
+                pointer = next(((key,) for key in module.reads if (key,) in self.config.marks), ())
         except Exception as raised:  # noqa: BLE001 - a module's bug may not keep the others from running
             error = _bug(raised)
             host.log.info(_trace(raised))
         if error:
-            context.fail(error)
+            context.fail(error, pointer)
         failures = [*context.failures, *map(_command_failure, commands.failed)]
         state = State.FAILED if failures else State.DONE
         self.ledger.note(name, when.frequency, state, digest=digest, set_by=when.set_by, stage=module.stage)
@@ -353,7 +357,7 @@ class Runner:
     ) -> None:
         status, name = self.status, module.name
         status.forget(name)
-        errors = [text if text.startswith(f"{name}:") else f"{name}: {text}" for text in context.failures]
+        errors = [*context.failures]
         errors += [_command_failure(outcome) for outcome in commands.failed]
         for text in errors:
             status.error(text)

@@ -159,7 +159,7 @@ def test_one_that_was_interrupted_is_reported_and_not_run_twice(machine: Machine
     machine.run(part_handlers)
     assert machine.printed() == ["b __begin__ None None", "b __end__ None None"]
     assert machine.context.failures == [
-        "handlers/a.py: was interrupted and does not get its parts again (on_interrupt: {part_handlers: rerun})"
+        "part_handlers: handlers/a.py: was interrupted and does not get its parts again (on_interrupt: {part_handlers: rerun})"
     ]
     machine.run(part_handlers, policy="rerun")
     assert [line for line in machine.printed() if "__" not in line] == ["a text/x-a one 1"]
