@@ -518,7 +518,7 @@ def test_problems_are_told_and_count(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.main(["plan", "--root", str(tmp_path), "--user-data", str(file)]) == 2
     told = capsys.readouterr().out
     assert "! user-data:2:1: hostnam: unknown key: did you mean 'hostname'?: left out" in told
-    assert "! fails: timezone: no such zone" in told
+    assert "! fails: user-data:3:1: timezone: no such zone" in told
 
 
 def test_what_comes_after_commands_may_differ(tmp_path: Path) -> None:

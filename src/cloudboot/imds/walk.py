@@ -38,12 +38,13 @@ _KEYS = "meta-data/public-keys/"
 
 
 class _Task:
-    """One path to ask for. An empty path is the token."""
+    """One path to ask for. An empty path is the token. `trial`: asked again only to learn whether the token is good."""
 
-    __slots__ = ("generation", "path", "stale", "tries")
+    __slots__ = ("generation", "path", "stale", "trial", "tries")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, trial: bool = False) -> None:
         self.path = path
+        self.trial = trial
         self.tries = 0
         self.stale = False  # its connection had gone away while idle: asked again on a new one, without counting
         self.generation = 0  # of the token it was asked with
@@ -298,6 +299,8 @@ class Walk:
             return
         self._refused = 0
         self._proven = True
+        if task.trial:
+            return
         if status == 200 and response.body:
             self._value(task, response.body)
         elif status == 404 or (status == 403 and task.path != ROOT):
@@ -316,6 +319,7 @@ class Walk:
 
     def _unauthorised(self, task: _Task) -> None:
         """Renew the token once for all who were refused with it; back off if a fresh one is refused too."""
+        trial = None
         if task.generation == self._generation and self._renew_at is None:
             proven, self._proven = self._proven, False
             wait = self._watch.pause(self._refused) if self._refused else 0.0
@@ -324,10 +328,18 @@ class Walk:
             self._last = "the token is refused (401)"
             if proven:  # others were let in with this token: perhaps it is this path
                 task.tries += 1
+            elif self.children is not None:  # nobody else is left to tell: what has been let in before is asked again
+                trial = _Task(ROOT, trial=True)
         if task.tries >= self._tries(task):
             self._failed(task, "answered 401")
-        else:
+        elif not task.trial:
             self._pending.append(task)
+        if trial is not None and not self._on_trial():
+            self._pending.append(trial)  # on top: before those that are refused
+
+    def _on_trial(self) -> bool:
+        waiting = [*(task for _, task in self._busy.values()), *(task for _, task in self._delayed), *self._pending]
+        return any(task.trial for task in waiting)
 
     def _value(self, task: _Task, body: bytes) -> None:
         path = task.path
@@ -364,6 +376,8 @@ class Walk:
 
     def _failed(self, task: _Task, why: str, retry_after: str | None = None) -> float:
         """Ask again later, or record that the machine must do without; return the back-off in seconds."""
+        if task.trial:
+            return 0.0
         # A hanging value costs a read time-out each: fewer of those.
         task.tries += 2 if why == "timed out" else 1
         self._last = f"{task.path}: {why}"
@@ -380,6 +394,8 @@ class Walk:
         return self._patience.key_tries if task.path.startswith(_KEYS) else self._patience.tries
 
     def _refuse(self, task: _Task, why: str) -> None:
+        if task.trial:
+            return
         if self._tries(task) == float("inf"):
             raise MetadataError(f"EC2 metadata service at {self.endpoint}: {task.path}: {why}")
         self.skipped.append(f"{task.path}: {why}")
@@ -392,7 +408,7 @@ class Walk:
     def _give_up(self) -> None:
         """At the deadline: keep a crawl that has what it must have, and say what is missing."""
         left = [*(task for _, task in self._busy.values()), *(task for _, task in self._delayed), *self._pending]
-        paths = [task.path for task in left if task.path]
+        paths = [task.path for task in left if task.path and not task.trial]
         if self.children is None or not self._user_data_known or INSTANCE_ID not in self.entries:
             raise MetadataTimeout(
                 f"the EC2 metadata service did not give all that is needed within {self._watch.seconds:.0f} s: "
