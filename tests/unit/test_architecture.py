@@ -17,11 +17,12 @@ ROWS = [
     "actions log host http",
     "instance route disks filesystems distro firewall fstab hostname passwords apt",
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock",
-    "accounts useradd sudoers swapfile mount_entries lockdown power account_files planned effects masked",
-    "ledger commands module scripts",
+    "blank partitioning formatting",
+    "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked",
+    "ledger commands module scripts written_files",
     "modules",
     "store schema runner compose includes check",
-    "boot report single bake demo plan plan_text planning query",
+    "boot report single bake demo plan plan_text planning query disks_verb",
     "cli __main__",
 ]
 HEAVY = {

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 
 CASES = Path(__file__).parent.parent / "cases"
 FILES = sorted(path for path in CASES.glob("*/*.yaml"))
-# Our own state, where times and boots differ; what the kernel, systemd and dpkg say after tools have run.
+# Our own state, where times and boots differ; what the kernel, udev, systemd and dpkg say after tools have run.
 LEFT_OUT = (
     "/var/lib/cloudboot",
     "/var/log",
     "/run/cloudboot",
     "/proc",
     "/sys",
+    "/dev",
     "/run/systemd",
+    "/run/udev",
     "/var/lib/dpkg",
 )
 ACCOUNTS = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")

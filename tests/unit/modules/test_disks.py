@@ -250,6 +250,8 @@ def test_a_volume_that_never_comes_is_waited_for_ten_seconds(tmp_path: Path) -> 
     mount_entries.wait_for(Disks(known, {}), ["sdf", "sdg"], known, clock=clock, pause=clock.pause)
     assert 10 <= clock.time - 100 < 10.5
     assert known.console == ["mounts: waits for sdf, sdg to be attached, at most 10 s"]
+    mount_entries.wait_for(Disks(known, {}), ["ebs1.2"], known, who="disk_setup", clock=clock, pause=clock.pause)
+    assert known.console[1:] == ["disk_setup: waits for ebs1.2 to be attached, at most 10 s"]
 
 
 def test_only_volumes_that_are_announced_are_waited_for(tmp_path: Path) -> None:
@@ -304,3 +306,168 @@ def test_bytes_in_fstab_that_are_no_text_survive(tmp_path: Path) -> None:
     plant(known.host.root, "/etc/fstab", b"# caf\xe9\x0c\x85\n")
     mounts_file.apply(context(known.host, {"mounts": [["tmpfs", "/t", "tmpfs"]]}), known)  # type: ignore[arg-type]
     assert (known.host.read("/etc/fstab") or b"").startswith(b"# caf\xe9\x0c\x85\ntmpfs\t/t\t")
+
+
+# -- exactly what is named, and how a machine has it
+
+
+TAGGED = {
+    "/run/udev/data/b259:1": "E:ID_FS_LABEL_ENC=root\nE:ID_FS_UUID_ENC=0a-1\nE:ID_PART_ENTRY_UUID=aa-01\n",
+    "/run/udev/data/b259:2": "E:ID_FS_LABEL_ENC=my\\x20data\nE:ID_FS_UUID_ENC=0b-2\n",
+    "/run/udev/data/b259:3": "E:ID_FS_LABEL_ENC=twin\nE:ID_FS_UUID_ENC=0c-3\n",
+    "/run/udev/data/b259:4": "E:ID_FS_LABEL_ENC=twin\nE:ID_PART_ENTRY_NAME=second\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("/dev/sdf", "nvme1n1"),
+        ("sdf", "nvme1n1"),
+        ("xvdf", "nvme1n1"),
+        ("sdf2", "nvme1n1p2"),
+        ("xvdf.2", "nvme1n1p2"),
+        ("/dev/sdfp2", "nvme1n1p2"),
+        ("sdf.0", "nvme1n1"),
+        ("sdf.3", None),
+        ("ebs1", "nvme1n1"),
+        ("ebs1.2", "nvme1n1p2"),
+        ("ebs1p2", "nvme1n1p2"),
+        ("ebs2", None),
+        ("vol-0123456789abcdef0", "nvme1n1"),
+        ("vol0123456789abcdef0", "nvme1n1"),
+        ("vol-0123456789abcdef0.2", "nvme1n1p2"),
+        ("vol-0123456789abcdef0p2", "nvme1n1p2"),
+        ("vol0123456789abcdef0-part2", "nvme1n1p2"),
+        ("vol-0fedcba9876543210", None),
+        ("nvme1n1", "nvme1n1"),  # a whole disk, whatever is on it
+        ("nvme1n1p2", "nvme1n1p2"),
+        ("/dev/nvme1n1.2", "nvme1n1p2"),
+        ("nvme1n1p9", None),
+        ("ephemeral0", "nvme2n1"),
+        ("sdh", "nvme2n1"),
+        ("ephemeral0.1", None),
+        ("ephemeral1", None),
+        ("root", "nvme0n1p1"),  # what the metadata call sda1
+        ("ami", "nvme0n1p1"),
+        ("root.0", "nvme0n1"),
+        ("root.1", "nvme0n1p1"),
+        ("root.2", None),
+        ("LABEL=root", "nvme0n1p1"),
+        ("LABEL=my data", "nvme1n1"),
+        ('LABEL="my data"', "nvme1n1"),
+        ("LABEL=twin", None),  # of two that are called so, none is meant
+        ("LABEL=none", None),
+        ("UUID=0b-2", "nvme1n1"),
+        ("PARTUUID=aa-01", "nvme0n1p1"),
+        ("PARTLABEL=second", "nvme1n1p2"),
+        ("/dev/disk/by-id/volume", "nvme1n1"),
+        ("/dev/disk/by-id/volume-part2", "nvme1n1p2"),
+        ("/dev/disk/by-id/other", None),
+        ("/dev/mapper/vg-data", "dm-0"),
+        ("/dev/null", None),
+        ("tmpfs", None),
+        ("host:/export", None),
+        ("", None),
+    ],
+)
+def test_exactly_what_is_named(tmp_path: Path, word: str, found: str | None) -> None:
+    devices = {**NITRO, "nvme1n1/nvme1n1p2": "", "virtual/block/dm-0": ""}
+    known = host(tmp_path, devices, {"/dev/disk/by-id/volume": "../../nvme1n1", "/dev/mapper/vg-data": "../dm-0"})
+    known.root.remove("/sys/devices/virtual/block/dm-0/partition")
+    for path, text in TAGGED.items():
+        plant(known.root, path, text)
+    plant(known.root, "/dev/null", "")
+    mapping = {"ami": "sda1", "root": "/dev/sda1", "ebs1": "sdf"}
+    assert Disks(known, mapping, lambda path: PAGES[path.rpartition("/")[2]]).locate(word) == found
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [("sda1", "xvda1"), ("sda.1", "xvda1"), ("sda", "xvda"), ("sdb", "xvdb"), ("ephemeral0", "xvdb"), ("root.0", "xvda"),
+     ("xvdc", "xvdc"), ("/dev/sdc1", "xvdc1"), ("hdb", "xvdb"), ("sdz", None)],
+)  # fmt: skip
+def test_exactly_what_is_named_on_xen(tmp_path: Path, word: str, found: str | None) -> None:
+    known = host(tmp_path, {"xvda": "", "xvda/xvda1": "", "xvdb": "", "xvdc": "", "xvdc/xvdc1": ""})
+    assert Disks(known, {"root": "/dev/sda1", "ephemeral0": "sdb"}).locate(word) == found
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [("sdb", "vdb"), ("/dev/sdb1", "vdb1"), ("ephemeral0", "vdb"), ("ephemeral0.1", "vdb1"), ("vdb", "vdb"),
+     ("vol-3bd83f7e", "vdc"), ("vol-3BD83F7E", "vdc"), ("sdc", "vdc"), ("xvdc", "vdc")],
+)  # fmt: skip
+def test_exactly_what_is_named_on_a_uec(tmp_path: Path, word: str, found: str | None) -> None:
+    known = host(tmp_path, {"vda": "", "vdb": "", "vdb/vdb1": "", "vdc": ""})
+    plant(known.root, "/sys/devices/vdc/serial", "euca-vol-3BD83F7E-dev-vdc\n")
+    assert Disks(known, {"ephemeral0": "sdb"}).locate(word) == found
+
+
+def test_a_label_where_there_is_no_udev(tmp_path: Path) -> None:
+    known = host(tmp_path, {"vdb": "", "vdc": ""})
+    known.tools = [
+        {"argv": "blkid -c /dev/null -o device -t LABEL=data", "output": "/dev/vdc\n"},
+        {"argv": "blkid -c /dev/null -o device -t LABEL=twin", "output": "/dev/vdb\n/dev/vdc\n"},
+        {"argv": "blkid", "status": 2},
+    ]
+    names = Disks(known, {})
+    assert [names.locate(f"LABEL={label}") for label in ("data", "twin", "none")] == ["vdc", None, None]
+
+
+def test_nothing_is_located_in_an_image_tree(tmp_path: Path) -> None:
+    found = nitro(tmp_path)
+    found.host.live = False
+    assert [found.locate(word) for word in ("nvme1n1", "sdf.1", "LABEL=x", "/dev/nvme1n1")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("model", "serial", "mapping", "kind"),
+    [
+        ("Amazon Elastic Block Store              \n", "vol0123456789abcdef0", {}, (disks.Kind.EBS, "its model")),
+        ("Amazon EC2 NVMe Instance Storage", "AWS1", {}, (disks.Kind.STORE, "its model")),
+        ("", "vol0123456789abcdef0", {}, (disks.Kind.EBS, "its serial number")),
+        ("", "", {"ephemeral0": "sdf"}, (disks.Kind.STORE, "the metadata")),
+        ("", "", {"ebs3": "/dev/sdf"}, (disks.Kind.EBS, "the metadata")),
+        ("QEMU NVMe Ctrl", "x", {"ami": "sdf"}, None),
+    ],
+)
+def test_instance_store_is_told_from_ebs(
+    tmp_path: Path, model: str, serial: str, mapping: dict[str, str], kind: tuple[disks.Kind, str] | None
+) -> None:
+    known = host(tmp_path, {"xvdf": serial})
+    plant(known.root, "/sys/devices/xvdf/device/model", model)
+    assert Disks(known, mapping).kind("xvdf") == kind
+
+
+@pytest.mark.parametrize(
+    ("serial", "volume"),
+    [
+        ("vol0123456789abcdef0", "vol-0123456789abcdef0"),
+        ("vol-0123456789abcdef0   ", "vol-0123456789abcdef0"),
+        ("euca-vol-3BD83F7E-dev-vdc", "vol-3bd83f7e"),
+        ("vol-3BD83F7E-de", "vol-3bd83f7e"),  # virtio has room for 20 characters
+        ("AWS6114234BF5", ""),
+        ("volume-1", ""),
+        ("", ""),
+    ],
+)
+def test_the_volume_behind_a_serial_number(tmp_path: Path, serial: str, volume: str) -> None:
+    assert Disks(host(tmp_path, {"nvme1n1": serial}), {}).volume("nvme1n1") == volume
+
+
+def test_a_controller_that_answers_root_only(tmp_path: Path) -> None:
+    def refuse(path: str) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
+
+    known = Disks(host(tmp_path, NITRO), {}, refuse)
+    assert known.find("sdf") is None
+    assert known.denied == {"nvme0n1", "nvme1n1", "nvme2n1"}
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [("data", "data"), ("my\\x20data", "my data"), ("caf\\xc3\\xa9", "café"), ("\\x5cx", "\\x"), ("é\\x20", "é "),
+     ("\\xff", "\ufffd")],
+)  # fmt: skip
+def test_labels_as_they_are(written: str, label: str) -> None:
+    assert disks.decoded(written) == label

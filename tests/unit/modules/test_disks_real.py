@@ -205,7 +205,7 @@ def test_mounts_on_real_disks(host: TreeHost, loop: Callable[[int], str]) -> Non
     }
     ctx = host.context("mounts", config)
     mounts_file.apply(ctx, Disks(host, {}))
-    assert [failure.partition(" exit")[0] for failure in ctx.failures] == ["mount /bare:"]
+    assert [failure.partition(" exit")[0] for failure in ctx.failures] == ["mounts: mount /bare:"]
     mount = disks.mounted(host, "/opt/my data")
     assert mount is not None
     assert "noatime" in mount.options
