@@ -270,7 +270,7 @@ def test_machine_keeps_what_was_synced_over_a_power_cut(tree_bookworm: Tree) -> 
             box.boot()
             box.wait_console(r"boot 2 of Bochs, 131072 sectors\b")
             box.wait_exit()  # the second time, it reboots
-            assert box.boots == 2
+            assert box.boots >= 2
 
 
 @pytest.mark.machine
