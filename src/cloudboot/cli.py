@@ -84,6 +84,9 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
     why.add_argument("module", metavar="MODULE")
     plan = verb("plan", _plan, "show what the next boot, or a new instance, would change; changes nothing", root=True)
     query = verb("query", _query, "show the crawled metadata, the merged configuration, the user data", root=True)
+    disks = verb(
+        "disks", _disks, "show every disk: its EC2 name, its volume, what is on it; how it was found", root=True
+    )
     schema = verb("schema", _schema, "check user data: line, column, what is meant; on any machine")
     lockdown = verb("lockdown", _lockdown, "prove, apply or lift the firewall on the metadata service")
     bake = verb("bake", _bake, "install the agent and its units into an image tree and enable them")
@@ -98,6 +101,10 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
         from cloudboot import query as query_verb
 
         query_verb.add_arguments(query)
+    if "disks" in verb_words:
+        from cloudboot import disks_verb
+
+        disks_verb.add_arguments(disks)
     if "schema" in verb_words:
         from cloudboot import check
 
@@ -239,6 +246,12 @@ def _query(arguments: argparse.Namespace) -> int:
     status = query.run(arguments, open_host(arguments.root, echo=False, keep_log=False), sys.stdout.buffer.write)
     sys.stdout.flush()
     return status
+
+
+def _disks(arguments: argparse.Namespace) -> int:
+    from cloudboot import disks_verb
+
+    return disks_verb.run(arguments, open_host(arguments.root, echo=False, keep_log=False), sys.stdout.write)
 
 
 def _lockdown(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from enum import StrEnum
 
 from cloudboot.fstab import unescape
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
@@ -25,8 +26,10 @@ SECTOR = 512  # bytes: the unit of every size in sysfs, whatever the disk's own 
 # Patterns as text: a boot that looks at no disk compiles none.
 ROLE = r"ami|root|swap|ephemeral\d*|ebs\d+"  # names in the metadata's block device mapping
 NAME = r"(?:/dev/)?((?:xv|[shv])d[a-z]+\d*|sr\d+|nvme\d+n\d+(?:p\d+)?)"
-VOLUME = r"vol-?([0-9a-f]{8,17})"
-DOTTED = r"(.+)\.(\d+)"
+VOLUME = r"vol-?([0-9a-fA-F]{8,17})"
+DOTTED = r"(.+)(?:\.|-part)(\d+)"
+LETTERED = rf"((?:/dev/)?(?:{ROLE}|vol-?[0-9a-fA-F]{{8,17}}|(?:xv|[shv])d[a-z]+))p(\d+)"
+SERIAL = r"(?i)(?:euca-)?vol-?([0-9a-f]{8,17})(?:-.*)?"  # Eucalyptus puts the name of the attachment behind it
 PREFIXED = r"(?:xv|[shv])d([a-z]+)(\d*)"
 PREFIXES = ("sd", "xvd", "vd", "hd")
 TAGS = {"LABEL": "label", "UUID": "uuid", "PARTLABEL": "partlabel", "PARTUUID": "partuuid", "ID": "id"}
@@ -34,6 +37,17 @@ TAGS = {"LABEL": "label", "UUID": "uuid", "PARTLABEL": "partlabel", "PARTUUID": 
 NVME_IOCTL_ADMIN_CMD = 0xC0484E41  # linux/nvme_ioctl.h: _IOWR('N', 0x41, struct nvme_admin_cmd), 72 bytes
 NVME_IDENTIFY = 0x06
 AMAZON = 0x1D0F  # PCI vendor, bytes 0 and 1 of the Identify page
+UDEV = "/run/udev/data"
+
+
+class Kind(StrEnum):
+    """What EC2 sells a disk as. What neither its model nor the metadata tell has none."""
+
+    EBS = "EBS"
+    STORE = "instance store"
+
+
+MODELS = {"Amazon Elastic Block Store": Kind.EBS, "Amazon EC2 NVMe Instance Storage": Kind.STORE}
 
 
 class Mount(NamedTuple):
@@ -162,12 +176,38 @@ def file_system(host: Host, name: str) -> str:
 
     udev knows it without a process; where there is no udev, blkid looks.
     """
-    number = (host.text(f"{BLOCK}/{name}/dev") or "").strip()
-    known = host.text(f"/run/udev/data/b{number}") if number else None
+    known = properties(host, name)
     if known is None:
         answer = host.ask(["blkid", "-p", "-o", "value", "-s", "TYPE", f"/dev/{name}"])
         return answer.output.strip() if answer.ok else ""
-    return next((line.partition("=")[2] for line in known.splitlines() if line.startswith("E:ID_FS_TYPE=")), "")
+    return known.get("ID_FS_TYPE", "")
+
+
+def properties(host: Host, name: str) -> dict[str, str] | None:
+    """Return what udev keeps of a device (`ID_FS_TYPE`, `ID_FS_LABEL_ENC` …), None if it keeps nothing."""
+    number = (host.text(f"{BLOCK}/{name}/dev") or "").strip()
+    known = host.text(f"{UDEV}/b{number}") if number else None
+    if known is None:
+        return None
+    return dict(line[2:].partition("=")[::2] for line in known.splitlines() if line.startswith("E:"))
+
+
+def split(word: str) -> tuple[str, int | None]:
+    """Part a name from the number of a partition behind it: `ebs1.2`, `vol-0123abcdp2`, `sdfp2`, `PATH-part2`.
+
+    `sdf2` and `nvme1n1p2` are names of their own.
+    """
+    match = re.fullmatch(DOTTED, word) or re.fullmatch(LETTERED, word)
+    return (match[1], int(match[2])) if match else (word, None)
+
+
+def decoded(value: str) -> str:
+    """Return a label as it is from how udev and blkid write it (`\\x20` is a space)."""
+    if "\\x" not in value:
+        return value
+    pieces = re.split(r"\\x([0-9a-f]{2})", value)
+    raw = b"".join(bytes.fromhex(piece) if number % 2 else piece.encode() for number, piece in enumerate(pieces))
+    return raw.decode("utf-8", "replace")
 
 
 def identify(path: str) -> bytes:
@@ -211,12 +251,12 @@ class Disks:
         self.host = host
         self.mapping = mapping
         self.identify = identify
+        self.denied: set[str] = set()  # NVMe disks whose controller answers root only
         self._pages: dict[str, tuple[str, ...]] = {}  # an NVMe disk's kernel name -> its EC2 names
 
     def names(self, word: str) -> bool:
         """Tell whether a word is a name that `find` looks up: of a disk, not a path, a label or a network share."""
-        match = re.fullmatch(DOTTED, word)
-        base = match[1] if match else word
+        base, _ = split(word)
         return any(re.fullmatch(form, base) for form in (ROLE, NAME, VOLUME))
 
     def find(self, word: str) -> str | None:
@@ -226,14 +266,32 @@ class Disks:
         """
         if not self.host.live:
             return None
-        match = re.fullmatch(DOTTED, word)
-        base, number = (match[1], int(match[2])) if match else (word, None)
+        base, number = split(word)
         found = self._base(base.removeprefix("/dev/"))
+        if found and number is not None and re.fullmatch(ROLE, base):
+            found = self.disk_of(found)  # the metadata may say `root: sda1`
         if found and number != 0:
-            first = self._partition(found, number or 1)
+            first = self.part(found, number or 1)
             found = first if number else first or found
         # A container may see its host's disks in /sys: what it may use has a node.
         return found if found and self.host.exists(f"/dev/{found}") else None
+
+    def locate(self, word: str) -> str | None:
+        """Return the kernel name of exactly what a word names, None if this machine has no such device.
+
+        Here a disk is the whole disk, and paths, LABEL=, UUID=, PARTLABEL= and PARTUUID= are understood too.
+        """
+        base, number = split(word)
+        if self.names(word):
+            if number is not None or not self.host.live:
+                return self.find(word)
+            found = self._base(word.removeprefix("/dev/"))
+            return found if found and self.host.exists(f"/dev/{found}") else None
+        if not self.host.live:
+            return None
+        found = self._linked(word)
+        disk = self._linked(base) if found is None and number is not None else None
+        return self.part(disk, number) if disk and number else found or disk
 
     def all(self) -> list[str]:
         """Return the kernel names of the disks (not partitions, loops, RAM disks)."""
@@ -255,11 +313,69 @@ class Disks:
                 return f"{BY_ID}/{min(fitting, key=len)}"
         return f"/dev/{name}"
 
+    def disk_of(self, name: str) -> str:
+        """Return the kernel name of the disk that a partition is on; of a disk, its own."""
+        part = partition(self.host, name)
+        return part.disk if part else name
+
+    def part(self, disk: str, number: int) -> str | None:
+        """Return the kernel name of a partition of a disk, None if there is none of this number."""
+        for name in (f"{disk}{number}", f"{disk}p{number}"):
+            if self._is(f"{disk}/{name}") and self._is(name):
+                return name
+        return None
+
+    def volume(self, name: str) -> str:
+        """Return the id of the volume (`vol-0123…`) that a disk is, from its serial number; empty if it has none."""
+        match = re.fullmatch(SERIAL, self._serial(name))
+        return f"vol-{match[1].lower()}" if match else ""
+
+    def kind(self, name: str) -> tuple[Kind, str] | None:
+        """Return what EC2 sells a disk as, and what says so: its model, the metadata, its serial number."""
+        model = (self.host.text(f"{BLOCK}/{name}/device/model") or "").strip()
+        if model in MODELS:
+            return MODELS[model], "its model"
+        for role in self.mapping:
+            store, volume = role.startswith("ephemeral"), role.startswith("ebs")
+            if (store or volume) and self._named(self.mapping[role].removeprefix("/dev/")) == name:
+                return Kind.STORE if store else Kind.EBS, "the metadata"
+        return (Kind.EBS, "its serial number") if self.volume(name) else None
+
+    def controller_names(self, disk: str) -> tuple[str, ...]:
+        """Return the EC2 names that an NVMe disk's controller has for it; none for other disks."""
+        if disk.startswith("nvme") and disk not in self._pages:
+            try:
+                self._pages[disk] = ec2_names(self.identify(self.host.root.outside(f"/dev/{disk}")))
+            except OSError as error:  # no NVMe of a kind that answers: it has no name
+                self._pages[disk] = ()
+                if isinstance(error, PermissionError):
+                    self.denied.add(disk)
+        return self._pages.get(disk, ())
+
+    def _linked(self, word: str) -> str | None:
+        """Return the device behind a path or a tag: by udev's link, by what udev keeps, without udev by blkid."""
+        node = node_of(word)
+        found = kernel_name(self.host, node) if node else None
+        tag, _, value = word.partition("=")
+        if found or tag not in TAGS or not value:
+            return found
+        wanted = value.strip(chr(34))
+        if self.host.exists(UDEV):
+            fitting = [name for name in self.host.listdir(BLOCK) if self._tagged(name, tag) == wanted]
+            return fitting[0] if len(fitting) == 1 else None  # of twins none is meant
+        answer = self.host.ask(["blkid", "-c", "/dev/null", "-o", "device", "-t", f"{tag}={wanted}"])
+        nodes = answer.output.split() if answer.ok else []
+        return kernel_name(self.host, nodes[0]) if len(nodes) == 1 else None
+
+    def _tagged(self, name: str, tag: str) -> str:
+        known = properties(self.host, name) or {}
+        key = {"PARTLABEL": "ID_PART_ENTRY_NAME", "PARTUUID": "ID_PART_ENTRY_UUID"}.get(tag, f"ID_FS_{tag}_ENC")
+        return decoded(known.get(key, ""))
+
     def _base(self, name: str) -> str | None:
         volume = re.fullmatch(VOLUME, name)
         if volume:
-            serials = (f"vol{volume[1]}", f"vol-{volume[1]}")
-            return next((disk for disk in self.all() if self._serial(disk) in serials), None)
+            return next((disk for disk in self.all() if self.volume(disk) == f"vol-{volume[1].lower()}"), None)
         if not re.fullmatch(ROLE, name):
             return self._named(name)
         # Eucalyptus says `ephemeral` for `ephemeral0`.
@@ -294,23 +410,11 @@ class Disks:
                 return found
         if number:
             disk = self._named(name[: -len(number)])
-            return self._partition(disk, int(number)) if disk else None
+            return self.part(disk, int(number)) if disk else None
         return None
 
     def _by_page(self, name: str) -> str | None:
-        for disk in self.all():
-            if disk.startswith("nvme") and disk not in self._pages:
-                try:
-                    self._pages[disk] = ec2_names(self.identify(self.host.root.outside(f"/dev/{disk}")))
-                except OSError:  # no NVMe of a kind that answers: it has no name
-                    self._pages[disk] = ()
-        return next((disk for disk, names in self._pages.items() if name in names), None)
-
-    def _partition(self, disk: str, number: int) -> str | None:
-        for name in (f"{disk}{number}", f"{disk}p{number}"):
-            if self._is(f"{disk}/{name}") and self._is(name):
-                return name
-        return None
+        return next((disk for disk in self.all() if name in self.controller_names(disk)), None)
 
     def _serial(self, disk: str) -> str:
         for path in (f"{BLOCK}/{disk}/device/serial", f"{BLOCK}/{disk}/serial"):

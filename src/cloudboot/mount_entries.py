@@ -175,8 +175,7 @@ def aliased(source: str, aliases: Mapping[str, str]) -> str:
 
 def announced(known: Disks, word: str) -> bool:
     """Tell whether a name is that of a volume which may still be on its way: EC2 attaches while the machine boots."""
-    base = word.rpartition(".")[0] if word.rpartition(".")[2].isdigit() else word
-    base = base.removeprefix("/dev/")
+    base = disks.split(word)[0].removeprefix("/dev/")
     volumes = {role: name for role, name in known.mapping.items() if role.startswith("ebs")}
     given = {name.removeprefix("/dev/") for name in volumes.values()}
     return bool(re.fullmatch(VOLUME, base)) or base in volumes or base in given
@@ -187,10 +186,11 @@ def wait_for(
     words: Sequence[str],
     host: Host,
     *,
+    who: str = "mounts",
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until all these names are found, 10 s at most; after 2 s say so."""
+    """Wait until all these names are found, 10 s at most; after 2 s say so, and which module (`who`) waits."""
     if not host.live or host.planned or disks.in_container(host):
         return
     began, told = clock(), False
@@ -200,7 +200,7 @@ def wait_for(
             break
         if waited >= 2 and not told:
             told = True
-            host.log.say(f"mounts: waits for {', '.join(missing)} to be attached, at most {LATE:.0f} s")
+            host.log.say(f"{who}: waits for {', '.join(missing)} to be attached, at most {LATE:.0f} s")
             host.log.doing(f"waits for {', '.join(missing)} to be attached")
         pause(0.2)
     if told:
