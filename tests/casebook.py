@@ -5,10 +5,11 @@ A case is a YAML file in tests/cases/<module>/:
     user-data: |            # as the owner would send it (or `config:`, a mapping)
     vendor-data: |          # as the platform would send it
     image: {…}              # the image's own configuration
-    web: {url: text}        # what the URLs that user data includes have; all others answer 404
+    web: {url: text}        # what URLs have; all others answer an include with 404, a module with nothing
     service: {meta-data: {…}}  # what was crawled, for templates
     metadata: {instance-id, hostname, public-keys: […], devices: {ephemeral0: sdb}, launch-index}
-    tree:                   # before: path -> text, {content, mode, owner}, {link: target}, {dir: true, mode, owner}
+    tree:                   # before: path -> text, {content, mode, owner}, {link: target}, {dir: true, mode, owner},
+                            # {zeros: bytes}
     tools:                  # how programs answer, first match wins; a tool that is not listed succeeds silently
       - {argv: "prefix of the command", status: 1, output: "…", writes: {path: text}, appends: {path: text}}
     missing: [growpart]     # programs that `Host.which` does not find (it finds all others)
@@ -131,10 +132,11 @@ class ScratchHost(Host):
 
 
 class NoFetcher(Fetcher):
-    """A fetcher that notes what was asked and answers 200 with nothing."""
+    """A fetcher that notes what was asked and answers 200 with what the case has for it, or nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, web: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self.web = web or {}
         self.asked: list[tuple[str, str, dict[str, str] | None]] = []
 
     def _request(
@@ -148,7 +150,7 @@ class NoFetcher(Fetcher):
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         self.asked.append((method, url, dict(form) if form else None))
-        return Answer(200, b"")
+        return Answer(200, made(self.web.get(url, "")))
 
 
 class Book:
@@ -161,7 +163,7 @@ class Book:
             plant(self.root, path, what)
         self.host = ScratchHost(self.root, case.get("tools", ()), case.get("missing", ()))
         self.names: list[str] = case.get("modules", [default_module])
-        self.fetcher = NoFetcher()
+        self.fetcher = NoFetcher(case.get("web", {}))
         metadata = case.get("metadata", {})
         self.instance = Instance(
             id=metadata.get("instance-id", "i-0123456789abcdef0"),
@@ -271,7 +273,7 @@ def plant(root: Root, path: str, what: Any) -> None:
         os.makedirs(outside, exist_ok=True)
         root.mkdir(path, mode, uid, gid)
     else:
-        content = spec["content"]
+        content = bytes(spec["zeros"]) if "zeros" in spec else spec["content"]
         root.write(path, content if isinstance(content, bytes) else content.encode(), mode, uid, gid)
 
 

@@ -183,6 +183,72 @@ def growpart(call: Call) -> str:
     return f"grows partition {number} by {(size - part.size) * disks.SECTOR >> 20} MiB"
 
 
+def sfdisk(call: Call) -> str:
+    """Show the partitions of a new table as the kernel will; udev knows nothing on them."""
+    disk = os.path.basename(call.argv[-1])
+    place, left = call.host.root.resolve(f"{disks.BLOCK}/{disk}"), disks.size(call.host, disk) - GPT_END
+    lines = [line for line in (call.stdin or b"").decode().splitlines() if "type=" in line]
+    for number, line in enumerate(lines, 1):
+        asked = re.search(r"size=(\d+)MiB", line)
+        sectors = int(asked[1]) * 2048 if asked else left
+        left -= sectors
+        name = f"{disk}{'p' if disk[-1].isdigit() else ''}{number}"
+        facts = {"partition": number, "size": sectors, "dev": f"planned:{name}"}
+        for file, value in facts.items():
+            call.host.make_parents(f"{place}/{name}/{file}")
+            call.host.root.write(f"{place}/{name}/{file}", f"{value}\n".encode(), 0o444, 0, 0)
+        for link in (f"{disks.BLOCK}/{name}", f"/sys/dev/block/planned:{name}"):
+            call.host.make_parents(link)
+            if call.host.look(link) is None:
+                call.host.root.symlink(link, f"{place}/{name}")
+        call.host.make_parents(f"/dev/{name}")
+        call.host.root.write(f"/dev/{name}", b"", 0o600, 0, 0)
+        _know(call.host, name, "")
+    kind = "GPT" if b"label: gpt" in (call.stdin or b"") else "MBR"
+    return f"makes a new {kind} on {disk} with {len(lines)} partition{'s' * (len(lines) != 1)}"
+
+
+def partx(call: Call) -> str:
+    """With --delete, take a disk's partitions away. Those of a new table sfdisk has shown."""
+    disk = os.path.basename(call.argv[-1])
+    if "--delete" not in call.argv:
+        return ""
+    for name in call.host.listdir(f"{disks.BLOCK}/{disk}"):
+        if call.host.exists(f"{disks.BLOCK}/{name}/partition"):
+            for path in (f"{disks.BLOCK}/{disk}/{name}", f"{disks.BLOCK}/{name}", f"/dev/{name}"):
+                call.host.root.remove(path)
+    return f"the kernel forgets the partitions of {disk}"
+
+
+def wipefs(call: Call) -> str:
+    name = os.path.basename(call.argv[-1])
+    _know(call.host, name, "")
+    return f"what is on {name} is lost"
+
+
+def mkfs(call: Call) -> str:
+    """Let udev know what is made. A swap file has nothing that udev would know."""
+    node = call.argv[-1]
+    if not node.startswith("/dev/"):
+        return ""
+    name, kind = os.path.basename(node), re.sub("^mk(fs\\.)?", "", call.argv[0])
+    options = dict(zip(call.argv, call.argv[1:], strict=False))
+    label = next((options[option] for option in ("-L", "-n", "-l") if option in options), "")
+    uuid = options.get("-U") or options.get("-m", "").removeprefix("uuid=")
+    values = {"TYPE": kind, "LABEL_ENC": disks.udev_name(label), "UUID_ENC": uuid}
+    _know(call.host, name, "".join(f"E:ID_FS_{key}={value}\n" for key, value in values.items() if value))
+    mib = disks.size(call.host, name) * disks.SECTOR >> 20
+    return f"makes {kind}{f' labelled {label!r}' if label else ''} on {name} ({mib} MiB)"
+
+
+def _know(host: PlannedHost, name: str, text: str) -> None:
+    """Let udev know this of a device."""
+    number = (host.text(f"{disks.BLOCK}/{name}/dev") or "").strip()
+    if number:
+        host.make_parents(f"{disks.UDEV}/b{number}")
+        host.root.write(f"{disks.UDEV}/b{number}", text.encode(), 0o644, 0, 0)
+
+
 # -- packages, systemd
 
 
@@ -213,6 +279,20 @@ def systemd_run(call: Call) -> str:
     return f"when cloudboot has finished: {' '.join(words)}" if words else ""
 
 
+# -- certificates, random seeds
+
+
+def update_ca_certificates(call: Call) -> str:
+    """Say what it is for: what it makes in /etc/ssl/certs we never look at."""
+    files = [name for name in call.host.listdir("/usr/local/share/ca-certificates") if name.endswith(".crt")]
+    return f"makes /etc/ssl/certs anew of what is trusted ({len(files)} local files)"
+
+
+def dd(call: Call) -> str:
+    target = next((word.partition("=")[2] for word in call.argv if word.startswith("of=")), "")
+    return f"adds {len(call.stdin or b'')} bytes of randomness to {target}"
+
+
 EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "useradd": useradd,
     "groupadd": groupadd,
@@ -224,7 +304,11 @@ EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "locale-gen": locale_gen,
     "mount": mount,
     "umount": None,
-    "mkswap": None,
+    "mkswap": mkfs,
+    "sfdisk": sfdisk,
+    "partx": partx,
+    "wipefs": wipefs,
+    **{f"mkfs.{kind}": mkfs for kind in ("ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "f2fs", "ntfs", "exfat")},
     "swapon": swapon,
     "growpart": growpart,
     "resize2fs": None,
@@ -234,6 +318,9 @@ EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "dpkg": dpkg,
     "systemctl": None,
     "systemd-run": systemd_run,
+    "update-ca-certificates": update_ca_certificates,
+    "debconf-set-selections": None,
+    "dd": dd,
     "nft": None,
     "ip": None,
     "iptables-restore": None,
@@ -297,6 +384,8 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("visudo", "-cf", "-"), True),
     (("ssh-keygen", "-y"), True),
     (("blkid",), True),
+    (("wipefs", "--no-act"), True),
+    (("sfdisk", "--json"), True),
     (("nft", "-j", "list"), True),
     (("ip",), True),
     (("iptables-save",), True),
@@ -305,6 +394,9 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("systemctl", "show", "-p", "Job,ActiveState"), False),  # whether to wait for systemd: a plan waits for nothing
     (("systemctl", "show"), True),
     (("sshd", "-t"), False),  # would judge the files of now, not those of then
+    (("rsyslogd", "-N1"), False),
+    (("chronyd", "-p"), False),
+    (("openntpd", "-n"), False),
 )
 
 

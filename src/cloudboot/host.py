@@ -103,11 +103,12 @@ class Host:
         return self.root.groups().get(name)
 
     def which(self, name: str) -> str | None:
-        """Return where the tree has a program, None if it has not."""
-        for folder in process.PATH.split(":"):
-            entry = self.root.look(f"{folder}/{name}")
+        """Return where the tree has a program (a name or a path), None if it has not."""
+        for folder in [""] if "/" in name else process.PATH.split(":"):
+            path = f"{folder}/{name}" if folder else name
+            entry = self.root.look(path)
             if entry is not None and entry.kind == "file" and entry.mode & 0o111:
-                return f"{folder}/{name}"
+                return path
         return None
 
     def ask(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float | None = 60) -> Result:

@@ -319,7 +319,8 @@ def hidden(change: Change) -> bool:
         return True
     module = change.where.rpartition("/")[2]
     states = [state for state in (change.before, change.after) if state is not None]
-    return module == "write_files" and any(not state.entry.mode & ALL_READ for state in states)
+    owners = module in ("write_files", "write_files_deferred")
+    return owners and any(not state.entry.mode & ALL_READ for state in states)
 
 
 def _verb(change: Change) -> str:

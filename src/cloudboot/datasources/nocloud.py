@@ -74,6 +74,8 @@ class NoCloud:
             hostname=str(metadata["local-hostname"]) if metadata.get("local-hostname") else None,
             public_keys=tuple(map(str, keys.splitlines() if isinstance(keys, str) else keys)),
             launch_index=index if isinstance(index, int) else None,
+            # For seed_random in this very process: a seed is not kept.
+            metadata={name: metadata[name] for name in ("random_seed",) if name in metadata},
         )
         return Fetched(instance, found["user-data"] or None, found["vendor-data"] or None, {}, f"read from {where}")
 

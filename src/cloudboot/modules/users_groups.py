@@ -144,9 +144,9 @@ def users_groups(ctx: Context) -> None:
 def _account(ctx: Context, account: Account, default: str | None, *, elsewhere: bool) -> bool:
     """Make one account and what belongs to it; tell whether it is there (or recorded). Raises CloudbootError."""
     host = ctx.host
-    for name in ("ssh_import_id", "snapuser"):
-        if account.fields.get(name):
-            ctx.report(f"users: {name}: not supported yet: it does nothing", (*account.pointer, name), Level.WARNING)
+    if account.fields.get("snapuser"):
+        told = "users: snapuser: not supported yet: it does nothing"
+        ctx.report(told, (*account.pointer, "snapuser"), Level.WARNING)
     user = host.user(account.name)
     fresh = ctx.first and account.name in _created(ctx)  # by a run that was interrupted
     if user is None:
