@@ -96,11 +96,11 @@ class Host:
 
     def user(self, name: str) -> User | None:
         """Return a local account of the tree."""
-        return self.root.users().get(name)
+        return self.root.users(name).get(name)
 
     def group(self, name: str) -> Group | None:
         """Return a local group of the tree."""
-        return self.root.groups().get(name)
+        return self.root.groups(name).get(name)
 
     def which(self, name: str) -> str | None:
         """Return where the tree has a program (a name or a path), None if it has not."""

@@ -98,7 +98,7 @@ class Log:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now()))
         where = f" [{self.context}]" if self.context else ""
         clean = printable(text.replace("\n", " | "))
-        adm = self.root.groups().get("adm") if not self._ready else None
+        adm = self.root.groups("adm").get("adm") if not self._ready else None
         self._append(LOG, f"{stamp} {level}{where} {clean}\n", 0o640, adm.gid if adm else 0)
 
     def _show(self, text: str) -> None:

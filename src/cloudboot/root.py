@@ -182,23 +182,25 @@ class Root:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def users(self) -> dict[str, User]:
-        """Return the tree's own accounts by name, from /etc/passwd."""
+    def users(self, name: str = "") -> dict[str, User]:
+        """Return the tree's own accounts by name, from /etc/passwd; with `name` that one alone."""
         found = {}
-        for line in (self.read("/etc/passwd") or b"").decode("utf-8", "replace").splitlines():
-            part = line.split(":")
+        for part in self._lines("/etc/passwd", name):
             if len(part) == 7 and part[2].isdigit() and part[3].isdigit():
                 found[part[0]] = User(part[0], int(part[2]), int(part[3]), part[4], part[5], part[6])
         return found
 
-    def groups(self) -> dict[str, Group]:
-        """Return the tree's own groups by name, from /etc/group."""
+    def groups(self, name: str = "") -> dict[str, Group]:
+        """Return the tree's own groups by name, from /etc/group; with `name` that one alone."""
         found = {}
-        for line in (self.read("/etc/group") or b"").decode("utf-8", "replace").splitlines():
-            part = line.split(":")
+        for part in self._lines("/etc/group", name):
             if len(part) == 4 and part[2].isdigit():
                 found[part[0]] = Group(part[0], int(part[2]), tuple(name for name in part[3].split(",") if name))
         return found
+
+    def _lines(self, path: str, name: str) -> list[list[str]]:
+        lines = (self.read(path) or b"").decode("utf-8", "replace").splitlines()
+        return [line.split(":") for line in lines if line.startswith(f"{name}:" if name else "")]
 
     def ids(self, owner: str) -> tuple[int, int]:
         """Turn `user`, `user:group` or `:group` (names of the tree, or numbers) into uid and gid.
@@ -212,14 +214,14 @@ class Root:
         if name.isdigit():
             uid = gid = int(name)
         elif name:
-            users = self.users()
+            users = self.users(name)
             if name not in users:
                 raise KeyError(f"no such user: {name!r}")
             uid, gid = users[name].uid, users[name].gid
         if group.isdigit():
             gid = int(group)
         elif group:
-            groups = self.groups()
+            groups = self.groups(group)
             if group not in groups:
                 raise KeyError(f"no such group: {group!r}")
             gid = groups[group].gid

@@ -66,9 +66,7 @@ def about(ctx: Context, user: User) -> list[str]:
 
 def fingerprint(key: Key, kind: str) -> str:
     """Return the hash of a key as pairs of hexadecimal digits with colons."""
-    import hashlib
-
-    digits = hashlib.new(kind, key.raw, usedforsecurity=False).hexdigest()
+    digits = sshkeys.digest(key.raw, kind).hex()
     return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
 
 
