@@ -3,7 +3,7 @@
 Understood: type, enum, const, properties, additionalProperties, patternProperties, required, minProperties, items,
 minItems, maxItems, pattern, minLength, maxLength, minimum, maximum, anyOf, oneOf. Annotations: `deprecated` (the
 version since which, and what to use), `x-whole` (a list whose items count only together: one bad item spoils it),
-`x-secret` (never echoed, nor is what holds it), `x-form` (a pattern in words).
+`x-secret` (never echoed, nor is what holds it), `x-form` (a pattern in words), `x-bytes` (need not be UTF-8).
 A test holds that this agrees with jsonschema on every case.
 """
 
@@ -77,12 +77,24 @@ def check(value: Any, schema: Schema, pointer: Pointer = ()) -> Iterator[Flaw]:
 
 
 def _text(value: str, schema: Schema, pointer: Pointer) -> Iterator[Flaw]:
+    if not (value.isascii() or schema.get("x-bytes") or _is_text(value)):
+        yield Flaw(pointer, "must be text, not binary data")
+        return
     if "pattern" in schema and not re.search(schema["pattern"], value):
         yield Flaw(pointer, f"is not of the form {schema.get('x-form', schema['pattern'])}{_shown(value, schema)}")
     if len(value) < schema.get("minLength", 0):
         yield Flaw(pointer, "must not be empty")
     if "maxLength" in schema and len(value) > schema["maxLength"]:
         yield Flaw(pointer, f"must have at most {schema['maxLength']} characters, has {len(value)}")
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a text can be written as UTF-8: bytes that were none have come as surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _list(value: list[Any], schema: Schema, pointer: Pointer) -> Iterator[Flaw]:

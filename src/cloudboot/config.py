@@ -29,6 +29,7 @@ MODULE_LIST: Schema = {
         ]
     },
 }
+BINARY = "!!binary"
 FREQUENCY_NAMES = ["once", "per-instance", "per-boot", "always", "once-per-instance", "instance", "boot"]
 
 # What is not a module's: the owner's say over modules, the image's say over us.
@@ -105,7 +106,20 @@ def read_layer(text: str, source: str, set_by: str, problems: list[Problem]) -> 
         place = document.marks.get((), Mark(source, 1, 1))
         problems.append(Problem(place, "must be a mapping (key: value) at its top: nothing of it is used"))
         return Layer(set_by, {}, {})
-    return Layer(set_by, document.value, document.marks)
+    value = _with_texts(document.value) if BINARY in text else document.value
+    return Layer(set_by, value, document.marks)
+
+
+def _with_texts(value: Any) -> Any:
+    """Return a value with its bytes as text: the configuration is kept as JSON. What is no UTF-8 comes as surrogates.
+
+    The checker lets such a text through where a schema says `x-bytes`.
+    """
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        return {key: _with_texts(item) for key, item in value.items()}
+    return [_with_texts(item) for item in value] if isinstance(value, list) else value
 
 
 def image_layer(host: Host, problems: list[Problem]) -> Layer:

@@ -43,7 +43,7 @@ CORE_TEXTS = {
     KEY: "Configuration for some instances of one launch, by `ami-launch-index`, over everything else here.",
 }
 NOTHING = "Not supported yet: does nothing."
-OWN_WORDS = ("x-secret", "x-form", "x-whole")  # the checker's annotations, of no use to others
+OWN_WORDS = ("x-secret", "x-form", "x-whole", "x-bytes")  # the checker's annotations, of no use to others
 OF_SCHEMAS = ("items", "additionalProperties", "anyOf", "oneOf")  # keywords whose value is a schema, or a list of some
 OF_NAMED_SCHEMAS = ("properties", "patternProperties")
 

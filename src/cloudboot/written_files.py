@@ -30,7 +30,7 @@ SCHEMA: Schema = {
         "required": ["path"],
         "properties": {
             "path": {"type": "string", "pattern": "^/", "x-form": "an absolute path"},
-            "content": {"type": "string", "x-secret": True},
+            "content": {"type": "string", "x-secret": True, "x-bytes": True},
             "source": {
                 "type": "object",
                 "additionalProperties": False,

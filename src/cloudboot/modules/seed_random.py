@@ -32,7 +32,7 @@ def nothing_to_add(facts: Facts) -> bool:
             "additionalProperties": False,
             "properties": {
                 "file": {"type": "string", "pattern": "^/", "x-form": "an absolute path"},
-                "data": {"type": "string", "x-secret": True},
+                "data": {"type": "string", "x-secret": True, "x-bytes": True},
                 "encoding": {"type": "string", "enum": ["raw", "base64", "b64", "gzip", "gz"]},
                 "command": {"type": "array", "items": {"type": "string"}, "minItems": 1, "x-whole": True},
                 "command_required": {"type": "boolean"},
@@ -65,7 +65,6 @@ def decoded(ctx: Context, settings: dict[str, Any]) -> bytes:
     """Return the owner's seed; nothing, and a report, if it is not in the encoding that it names."""
     from cloudboot import written_files
 
-    # Bytes that are no UTF-8 (YAML's !!binary) come as surrogates.
     raw = settings.get("data", "").encode("utf-8", "surrogateescape")
     encoding = settings.get("encoding", "raw")
     try:
