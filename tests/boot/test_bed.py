@@ -36,6 +36,7 @@ from boot.bed import (
     sweep,
 )
 from boot.bed.command import start, wait_until
+from boot.bed.scratch import mounts_below
 
 if TYPE_CHECKING:
     from boot.bed import Tree, Trees
@@ -244,6 +245,15 @@ def test_what_a_killed_run_left_is_found_and_swept(trees: Trees) -> None:
         if sleeper.poll() is None:
             sleeper.kill()
             sleeper.wait()
+
+
+@pytest.mark.container
+def test_a_mount_with_a_blank_in_its_name_is_unmounted() -> None:
+    with Scratch() as scratch:
+        place = scratch.directory("my data")
+        run(["mount", "-t", "tmpfs", "none", place])
+        assert mounts_below(scratch.path) == [place]
+    assert not os.path.exists(scratch.path)
 
 
 def test_missing_root_is_one_clear_reason() -> None:

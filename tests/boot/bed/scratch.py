@@ -76,7 +76,7 @@ class Scratch:
 def mounts_below(path: str) -> list[str]:
     """List the mount points at or below `path`, the deepest first."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        points = [line.split(" ")[4] for line in file]
+        points = [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in file]
     return sorted((p for p in points if p == path or p.startswith(path + "/")), key=len, reverse=True)
 
 
