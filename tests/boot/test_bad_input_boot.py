@@ -78,9 +78,9 @@ def tried(world: World, key: KeyPair, case: dict[str, Any]) -> list[str]:
         wrong.append(f"boot exits {boot}, status {status}")
     for _ in range(10):
         who = ssh(world.link.cloud, key, "debian", ["sudo", "-n", "id", "-un"], host=world.link.GUEST_V4, check=False)
-        if "Connection refused" not in who.stderr:
+        if who.returncode != 255 or "Permission denied" in who.stderr:
             break
-        time.sleep(0.5)  # sshd takes up its new host keys: it listens anew
+        time.sleep(0.5)  # sshd takes up its new host keys: it listens anew, and resets who waits for it just then
     if who.stdout.strip() != "root":
         wrong.append(f"debian cannot log in: {who.returncode}: {who.stderr.strip()[-300:]}")
     return wrong
