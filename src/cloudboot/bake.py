@@ -140,8 +140,7 @@ def _check(host: Host, *, bundle: bool) -> None:
         missing += [package for name, package in MODULES.items() if not host.exists(f"{packages}/{name}/__init__.py")]
     if not host.exists("/usr/lib/systemd/systemd"):
         missing.append("systemd")
-    if host.which("ip") is None:
-        missing.append("iproute2")
+    missing += [package for tool, package in (("ip", "iproute2"), ("xargs", "findutils")) if host.which(tool) is None]
     if host.which("nft") is None and (
         host.which("iptables-restore") is None or host.which("ip6tables-restore") is None
     ):

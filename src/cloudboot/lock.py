@@ -5,22 +5,32 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
 
 from cloudboot.actions import MakeDir
 from cloudboot.errors import LockBusy
 from cloudboot.status import RUN
-from cloudboot.typed import TYPE_CHECKING
+from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from cloudboot.host import Host
 
 LOCK = f"{RUN}/lock"
 
 
-@contextmanager
+class Held(NamedTuple):
+    """The lock, until the end of a `with`. (`contextlib` would be 0.7 ms of import in each stage.)"""
+
+    file: int
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.file)
+
+
 def locked(
     host: Host,
     what: str,
@@ -28,8 +38,8 @@ def locked(
     wait: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[None]:
-    """Hold the lock. `wait`: seconds to wait for it, None for ever. Raises LockBusy naming the holder."""
+) -> Held:
+    """Take the lock. `wait`: seconds to wait for it, None for ever. Raises LockBusy naming the holder."""
     host.keep(MakeDir(RUN))
     # For root alone: whoever may open a file may lock it, and a user could hold up the boot.
     file = os.open(host.root.outside(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -46,6 +56,7 @@ def locked(
                 sleep(0.1)
         os.ftruncate(file, 0)
         os.pwrite(file, f"cloudboot {what} (pid {os.getpid()})\n".encode(), 0)
-        yield
-    finally:
+    except BaseException:
         os.close(file)
+        raise
+    return Held(file)

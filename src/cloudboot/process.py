@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SIGINT, SIGKILL, SIGPIPE, SIGTERM = 2, 9, 13, 15  # Linux's, on every architecture; importing `signal` takes 0.7 ms
 OUTPUT_LIMIT = 1 << 20  # bytes of output kept from one command
 
 
@@ -87,7 +87,7 @@ def spawn(
             dict(env) if env is not None else base_environment(),
             file_actions=actions,
             setsid=True,
-            setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
+            setsigdef=[SIGPIPE, SIGINT, SIGTERM],
         )
         status = wait(pid, timeout, waiting)
         if not catch:
@@ -115,7 +115,7 @@ def wait(pid: int, timeout: float | None, waiting: Callable[[float], None] | Non
                 if waiting is not None:
                     waiting(seconds)
                 if timeout is not None and seconds >= timeout:
-                    os.killpg(pid, signal.SIGTERM if seconds < timeout + 5 else signal.SIGKILL)
+                    os.killpg(pid, SIGTERM if seconds < timeout + 5 else SIGKILL)
         finally:
             os.close(pidfd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

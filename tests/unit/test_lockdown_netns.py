@@ -235,8 +235,8 @@ def guest(tmp_path: Path) -> Guest:
 
 def put_up_static() -> None:
     """Do what cloudboot-lockdown.service does."""
-    for family in ("4", "6"):
-        run(GUEST, "ip", f"-{family}", "-force", "-batch", str(STATIC / f"rules-v{family}"), ok=False)
+    for line in (STATIC / "rules").read_text().splitlines():
+        run(GUEST, "ip", *line.replace("/usr/lib/cloudboot/lockdown", str(STATIC)).split(), ok=False)
     run(GUEST, "nft", "-f", str(STATIC / "lockdown.nft"))
 
 

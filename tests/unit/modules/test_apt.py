@@ -160,3 +160,30 @@ def test_what_is_there(tmp_path: Path, word: str, done: bool) -> None:
 )
 def test_words_that_are_no_packages(word: str) -> None:
     assert not re.search(apt.WORD, word)
+
+
+STOCK = "// Pre-configure all packages with debconf.\n" + apt.PRECONFIGURE + "\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "cleared"),
+    [
+        ({"70debconf": STOCK}, True),
+        ({"70debconf": STOCK, "50pty": "Dpkg::Use-Pty 0;\n"}, True),
+        ({}, False),
+        (
+            {"70debconf": STOCK, "20listchanges": 'DPkg::Pre-Install-Pkgs { "/usr/bin/apt-listchanges --apt"; };\n'},
+            False,
+        ),
+        ({"70debconf": STOCK.replace("|| true", "")}, False),
+    ],
+)
+def test_debconf_is_not_asked_beforehand_where_nobody_else_is(
+    tmp_path: Path, files: dict[str, str], cleared: bool
+) -> None:
+    (tmp_path / "etc/apt/apt.conf.d").mkdir(parents=True)
+    for name, text in files.items():
+        (tmp_path / "etc/apt/apt.conf.d" / name).write_text(text)
+    host = AptHost(tmp_path, {})
+    apt.apt_get(host, ["install", "git"])
+    assert host.spawned == [f"-c {apt.NO_PRECONFIGURE} install git" if cleared else "install git"]
