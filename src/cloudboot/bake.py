@@ -7,7 +7,8 @@ import os
 import re
 import sys
 
-from cloudboot import distro, modules, store
+from cloudboot import compat, distro, modules, store
+from cloudboot.compat import settings
 from cloudboot.errors import CommandError, ImageError, UsageError
 from cloudboot.process import spawn
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,8 @@ CONFIG = "/etc/cloudboot/cloudboot.yaml"
 NETWORK = "/etc/systemd/network/80-cloudboot-dhcp.network"
 PRESETS = "/etc/systemd/system-preset/50-cloudboot.preset"
 PRESETS_HEAD = "# Written by `cloudboot bake`: what was disabled in the image stays so on its first boot.\n"
+COMPAT = "compat"  # our units by cloud-init's names
+DISABLED = "/etc/cloud/cloud-init.disabled"
 PYTHON = (3, 11)
 # -I: no PYTHON* variables, no current directory; -S: no site (3 ms, and no .pth files of others).
 LAUNCHER_TEXT = f"""#!/usr/bin/python3 -IS
@@ -46,6 +49,17 @@ if sys.argv[1:2] == ["boot"]:
     sys.stderr.flush()
     os._exit(status)
 sys.exit(status)
+"""
+COMMANDS = ("/usr/bin/cloud-init", "/usr/bin/cloud-id")
+COMMAND_TEXT = f"""#!/usr/bin/python3 -IS
+# cloudboot, by cloud-init's words.
+import sys
+
+sys.path.insert(0, "{HOME}")
+sys.path += ["{HOME}/bundle", "/usr/lib/python3/dist-packages"]
+from cloudboot.compat.command import main
+
+sys.exit(main())
 """
 NETWORK_TEXT = """# Written by `cloudboot bake`, because the image had no network configuration.
 # No MAC address, no fixed name: it fits every instance. DHCPv4 and router advertisements, on every Ethernet interface.
@@ -88,6 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mark the image for this datasource (Ec2, NoCloud): needed where no DMI says so",
     )
     parser.add_argument(
+        "--no-compat",
+        dest="compat",
+        action="store_false",
+        help="leave out cloud-init's command, units and files, for what waits for it",
+    )
+    parser.add_argument(
         "--bundle", action="store_true", help="bring our own PyYAML, requests, jinja2, jsonschema (by pip)"
     )
 
@@ -101,15 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
     host = open_host(arguments.root, echo=False, keep_log=False)
     if not host.root.privileged:
         raise ImageError("bake: must be run as root: it compiles with the image's own python3 (chroot)")
-    bake(host, datasource=arguments.datasource, bundle=arguments.bundle)
+    bake(host, datasource=arguments.datasource, bundle=arguments.bundle, by_their_names=arguments.compat)
     for action in host.changes:
         print(action.text)
     print(f"{len(host.changes)} changes: {arguments.root} is baked")
     return 0
 
 
-def bake(host: Host, *, datasource: str | None = None, bundle: bool = False) -> None:
+def bake(host: Host, *, datasource: str | None = None, bundle: bool = False, by_their_names: bool = True) -> None:
     """Install the agent into the tree behind `host` and enable it; a second time changes nothing.
+
+    by_their_names: with cloud-init's command, units and files.
 
     Raises ImageError if the image lacks what the agent needs, CommandError if a tool in it fails.
     """
@@ -123,7 +145,8 @@ def bake(host: Host, *, datasource: str | None = None, bundle: bool = False) -> 
     if changed:
         _compile(host)
     _configure(host, datasource)
-    _enable(host)
+    _enable(host, "")
+    _compat(host, wanted=by_their_names)
     _network(host)
     _presets(host)
     _anonymous(host)
@@ -193,7 +216,7 @@ def _install(host: Host) -> bool:
     for folder, folders, names in sorted(os.walk(units)):
         folders.sort()
         below = os.path.relpath(folder, units)
-        for name in sorted(names):
+        for name in sorted(names) if below != COMPAT else ():
             target = f"{HOME}/{below}" if below.startswith("lockdown") else f"{UNITS}/{below}"
             host.write(os.path.normpath(f"{target}/{name}"), _source(f"{folder}/{name}"))
     return changed
@@ -269,21 +292,55 @@ def _configure(host: Host, datasource: str | None) -> None:
         host.write(ENABLED, f"{datasource}\n")
     host.mkdir("/var/lib/cloudboot", mode=0o755)
     if host.exists("/usr/bin/cloud-init") or host.exists("/etc/cloud/cloud.cfg"):
-        host.write("/etc/cloud/cloud-init.disabled", "by cloudboot bake\n")
+        host.write(DISABLED, "by cloudboot bake\n")
 
 
 def _yaml(value: object) -> str:
     return json.dumps(value)  # JSON is YAML
 
 
-def _enable(host: Host) -> None:
-    for name in sorted(os.listdir(units_folder())):
-        text = host.text(f"{UNITS}/{name}") if name.startswith("cloudboot") else None
+def _enable(host: Host, folder: str) -> None:
+    """Enable the units of one of our folders, as their [Install] says."""
+    for name in sorted(os.listdir(f"{units_folder()}/{folder}")):
+        text = host.text(f"{UNITS}/{name}") if name.startswith("cloud") else None
         for line in (text or "").splitlines():
             key, _, value = line.partition("=")
             if key == "WantedBy":
                 for target in value.split():
                     host.symlink(f"/etc/systemd/system/{target}.wants/{name}", f"{UNITS}/{name}")
+
+
+def _compat(host: Host, *, wanted: bool) -> None:
+    """Answer by cloud-init's names, where it is not installed itself; take over what its owner has configured."""
+    if host.exists("/etc/cloud"):
+        taken = settings.read(host)
+        settings.write(host, taken)
+        for problem in taken.problems:
+            print(f"note: {problem}")
+        for key, value in sorted(taken.values.items()):
+            print(f"note: taken from /etc/cloud: {key}: {_yaml(value)[:100]}")
+        for key, reason in sorted(taken.left.items()):
+            print(f"note: not taken from /etc/cloud: {key}: {reason}")
+    folder = f"{units_folder()}/{COMPAT}"
+    names = sorted(os.listdir(folder))
+    ours = compat.installed(host)
+    if host.exists(COMMANDS[0]) and not ours:
+        print("note: cloud-init is installed: it is disabled, and keeps its command and its units")
+        return
+    links = {compat.TARGET: compat.TARGETS_ALIAS, f"{UNITS}/cloud-init-network.service": "cloud-init.service"}
+    if wanted:
+        for name in names:
+            host.write(f"{UNITS}/{name}", _source(f"{folder}/{name}"))
+        for path, target in links.items():
+            host.symlink(path, target)
+        for path in COMMANDS:
+            host.write(path, COMMAND_TEXT, mode=0o755)
+        _enable(host, COMPAT)
+        host.write(DISABLED, "by cloudboot bake\n")  # should it be installed later: one agent on a machine
+    elif ours:
+        enabled = [f"/etc/systemd/system/{compat.TARGETS_ALIAS}.wants/{name}" for name in names]
+        for path in (*links, *COMMANDS, *(f"{UNITS}/{name}" for name in names), *enabled):
+            host.remove(path)
 
 
 def _network(host: Host) -> None:

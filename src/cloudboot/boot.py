@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from cloudboot import datasource, distro, instance, modules, store
+from cloudboot import compat, datasource, distro, instance, modules, store
 from cloudboot.actions import MakeDir, Remove, SwapTree, WriteFile
 from cloudboot.config import CORE_SCHEMA, Config, build
 from cloudboot.errors import CloudbootError, MetadataDisabled, MetadataError, NeedsNetwork
@@ -59,6 +59,8 @@ class Boot:
         self.status = Status(host)
         self.boot_id = Ledger(host, "").boot
         host.log.on_doing = self.status.doing
+        if compat.installed(host):
+            self.status.on_stage = self._publish
         self.modules = modules.declared()
         self.image, self.image_problems = store.image(host)
         self.well = True
@@ -281,7 +283,12 @@ class Boot:
         self.host.keep(WriteFile(ENVIRONMENT, text.encode()))
         from cloudboot import query
 
-        self.host.keep(WriteFile(query.PUBLIC, query.public(current, self.host)))
+        shown = query.shown(current, self.host)
+        self.host.keep(WriteFile(query.PUBLIC, query.public(shown)))
+        if compat.installed(self.host):
+            from cloudboot.compat import files
+
+            files.publish_instance(self.host, shown)
 
     def _services(self, current: Instance, *, online: bool) -> Services:
         """Return what reading user data needs: URLs, files, the variables of templates."""
@@ -440,6 +447,11 @@ class Boot:
         word = verdict(self.status.values)
         told = f": {', '.join(failed)}" if failed else ""
         self.host.log.info(f"finished: {word}{told}")
+
+    def _publish(self) -> None:
+        from cloudboot.compat import files
+
+        files.publish(self.host, self.status.values)
 
     def _know(self, known: Known) -> None:
         values = self.status.values

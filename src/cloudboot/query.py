@@ -88,18 +88,22 @@ def run(arguments: argparse.Namespace, host: Host, write: Callable[[bytes], obje
     return 0
 
 
-def public(instance: Instance, host: Host) -> bytes:
-    """Return what everybody may know of an instance: `v1`, as JSON."""
-    import json
-
+def shown(instance: Instance, host: Host) -> dict[str, Any]:
+    """Return the variables of an instance whose metadata were crawled."""
     from cloudboot.userdata.variables import facts, variables
 
     try:
-        endpoint = _crawled(host).get("endpoint")
+        crawl = _crawled(host)
     except CloudbootError:  # damaged, and nothing that a boot may fail for
-        endpoint = None
-    v1 = variables(instance, {"endpoint": endpoint}, facts(host))["v1"]
-    return json.dumps({"v1": v1}, indent=1).encode() + b"\n"
+        crawl = {}
+    return variables(instance, crawl, facts(host))
+
+
+def public(shown: Mapping[str, Any]) -> bytes:
+    """Return what everybody may know of an instance: `v1` of its variables, as JSON."""
+    import json
+
+    return json.dumps({"v1": shown["v1"]}, indent=1).encode() + b"\n"
 
 
 def read(host: Host) -> Known:

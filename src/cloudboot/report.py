@@ -33,7 +33,7 @@ def status_verb(
         if inside:
             note = f"called from inside {inside}, which would wait for itself: this is the state right now"
         else:
-            timed_out = not _wait(host, timeout, clock, sleep)
+            timed_out = not wait_for_end(host, timeout, clock, sleep)
     values = load(host)
     state = describe(host, values)
     if json_output:
@@ -74,7 +74,13 @@ def own_unit(host: Host) -> str | None:
     return None
 
 
-def _wait(host: Host, timeout: float | None, clock: Callable[[], float], sleep: Callable[[float], None]) -> bool:
+def wait_for_end(
+    host: Host,
+    timeout: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until no job of ours runs or is queued; tell False if `timeout` seconds were not enough."""
     end = None if timeout is None else clock() + timeout
     while True:
         # Not asked first: what is over needs no systemctl; and a crashed stage leaves no result.

@@ -11,6 +11,8 @@ from cloudboot.problem import Level, Problem
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cloudboot.host import Host
 
 RUN = "/run/cloudboot"
@@ -23,12 +25,14 @@ ENDED = ("done", "failed", "skipped")
 class Status:
     """The state of this boot, written down after every change of it.
 
-    `values` is what status.json holds: instance, datasource, stages, modules, errors, recoverable, doing.
+    `values` is what status.json holds: instance, datasource, stages, modules, errors, recoverable, doing. `on_stage` is
+    called when a stage has begun or ended, and at the end of the boot.
     """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.values = load(host)
+        self.on_stage: Callable[[], None] | None = None
 
     def reset(self, boot: str) -> None:
         """Begin a new boot."""
@@ -59,6 +63,8 @@ class Status:
         entry["state"] = state
         entry["started" if state == "started" else "ended"] = round(self.host.now(), 3)
         self.store()
+        if self.on_stage is not None:
+            self.on_stage()
 
     def module(self, name: str, **facts: Any) -> None:
         """Note what became of a module."""
@@ -99,6 +105,8 @@ class Status:
             "recoverable": self.values["recoverable"],
         }
         self.host.keep(WriteFile(RESULT, json.dumps(result, indent=1).encode()))
+        if self.on_stage is not None:
+            self.on_stage()
 
 
 def load(host: Host) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def states(report: dict[str, Any]) -> set[str]:
 
 def complaints(inside: Inside) -> list[str]:
     """Return what systemd has to say about our units (and what they pull in)."""
-    units = "/usr/lib/systemd/system/cloudboot*.service /usr/lib/systemd/system/cloudboot*.t*"
+    units = " ".join(f"/usr/lib/systemd/system/{name}" for name in ("cloudboot*.service", "cloudboot*.t*", "cloud-*.*"))
     said = inside(f"systemd-analyze verify --man=no {units} 2>&1 || true").splitlines()
     # The probe's own unit, and the unit that its condition skips where there is no nft.
     known = ("Special user nobody configured", "Command /usr/sbin/nft is not executable")

@@ -22,7 +22,7 @@ ROWS = [
     "ledger commands module scripts written_files",
     "modules",
     "store schema runner compose includes check",
-    "boot report single bake demo plan plan_text planning query disks_verb",
+    "boot report single compat bake demo plan plan_text planning query disks_verb",
     "cli __main__",
 ]
 HEAVY = {

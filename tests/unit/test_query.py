@@ -318,7 +318,7 @@ def test_what_is_damaged_is_named(
 def test_a_damaged_crawl_is_no_reason_for_a_boot_to_fail(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     plant(machine.root, "/run/ec2/metadata.json", "{")
-    v1 = json.loads(query.public(Instance(A, "NoCloud"), seen_by(machine, root=True)))["v1"]
+    v1 = json.loads(query.public(query.shown(Instance(A, "NoCloud"), seen_by(machine, root=True))))["v1"]
     assert (v1["instance_id"], v1["subplatform"]) == (A, "unknown")
 
 
