@@ -80,6 +80,8 @@ def wanted(config: Mapping[str, Any], default_user: Mapping[str, Any]) -> Accoun
         if real not in users and asked and real == name:
             users[real] = Account(real, dict(base), tuple(sorted(set(_names(base.get("groups"))))), entry.pointer)
         users[real] = _merge(users.get(real), real, entry)
+    if name is not None and asked and all(entry.name != name for entry in entries):
+        users[name] = users.pop(name)  # as cloud-init: the others get the first numbers
     return Accounts(tuple(users.values()), _groups(config.get("groups"), flaws), name if asked else None, tuple(flaws))
 
 

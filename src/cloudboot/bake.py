@@ -50,7 +50,7 @@ if sys.argv[1:2] == ["boot"]:
     os._exit(status)
 sys.exit(status)
 """
-COMMANDS = ("/usr/bin/cloud-init", "/usr/bin/cloud-id")
+COMMANDS = ("/usr/bin/cloud-init", "/usr/bin/cloud-id", "/usr/bin/cloud-init-per")
 COMMAND_TEXT = f"""#!/usr/bin/python3 -IS
 # cloudboot, by cloud-init's words.
 import sys
@@ -148,7 +148,7 @@ def bake(host: Host, *, datasource: str | None = None, bundle: bool = False, by_
     _enable(host, "")
     _compat(host, wanted=by_their_names)
     _network(host)
-    _presets(host)
+    keep_disabled(host)
     _anonymous(host)
     store.image(host)  # read the image's configuration once, here: the first boot then reads no YAML for it
 
@@ -354,7 +354,7 @@ def _network(host: Host) -> None:
         host.run(["systemctl", "enable", "systemd-resolved.service"])
 
 
-def _presets(host: Host) -> None:
+def keep_disabled(host: Host) -> None:
     """Keep disabled what the image has disabled.
 
     On the first boot of an `uninitialized` machine systemd enables everything that no preset disables (Debian has no

@@ -111,27 +111,32 @@ def merge(text: str, keys: Sequence[Key]) -> str:
     """Add keys to an authorized_keys: every line of others stays, a key that is there is not added again.
 
     A line with one of our keys gets our options; it keeps its own where we give none, except a refusal that we wrote.
+    The same key with several options (`from="…"` for each place) is as many lines.
     """
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
-    known: dict[str, list[int]] = {}
+    known: dict[str, dict[int, str]] = {}  # blob -> the options of each of its lines
     for at, line in enumerate(lines):
         there = parse(line)
         if there is not None:
-            known.setdefault(there.blob, []).append(at)
+            known.setdefault(there.blob, {})[at] = there.options
     for key in keys:
-        places = known.get(key.blob)
-        if places is None:
-            known[key.blob] = [len(lines)]
-            lines.append(f"{key.line}\n")
+        places = known.setdefault(key.blob, {})
+        ours = {each.options for each in keys if each.blob == key.blob}
+        if len(ours) == 1:
+            spare = [at for at, options in places.items() if key.options or options.startswith(OUR_OPTIONS)]
+        else:
+            spare = [at for at, options in places.items() if options not in ours][:1]
+        if key.options in places.values() and len(ours) > 1:
             continue
-        for at in places:
-            there = parse(lines[at])
-            if there is None or there.options == key.options:
-                continue
-            if key.options or there.options.startswith(OUR_OPTIONS):
-                lines[at] = f"{key.line}\n"
+        if not places or (len(ours) > 1 and not spare):
+            spare = [len(lines)]
+            lines.append("")
+            places[len(lines) - 1] = ""
+        for at in spare:
+            if not lines[at] or places[at] != key.options:
+                lines[at], places[at] = f"{key.line}\n", key.options
     return "".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The commands `cloud-init` and `cloud-id`, as scripts call them: its words, its output, its exit statuses.
+"""The commands `cloud-init`, `cloud-id` and `cloud-init-per`, as scripts call them: its words, its output, its exit statuses.
 
 What it says is read from our own state. Its stages are no commands here: the units run ours.
 """
@@ -37,12 +37,14 @@ OURS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what `cloud-init WORDS` or `cloud-id WORDS` asks for; return its exit status."""
+    """Do what the command asks for by whose name we are called (the first word); return its exit status."""
     words = list(sys.argv if argv is None else argv)
     name = os.path.basename(words[0])
     try:
         if name == "cloud-id":
             return cloud_id(_open(), _cloud_id_arguments().parse_args(words[1:]))
+        if name == "cloud-init-per":
+            return per(_open(), words[1:])
         arguments = _arguments().parse_args(words[1:])
         return int(arguments.run(arguments))
     except CloudbootError as error:
@@ -260,6 +262,39 @@ def _stage(arguments: argparse.Namespace) -> int:
 def _elsewhere(arguments: argparse.Namespace) -> int:
     print(f"cloud-init {arguments.name}: not here: see {OURS[arguments.name]}", file=sys.stderr)
     return 1
+
+
+# -- cloud-init-per
+
+
+def per(host: Host, words: list[str]) -> int:
+    """Run `FREQUENCY NAME COMMAND …` unless it has run (`once`, `instance`; `always` always does).
+
+    Returns the command's exit status, 0 where it is not run. The mark is written whatever that was, as there.
+    """
+    from cloudboot.actions import MakeDir, WriteFile
+    from cloudboot.compat import files
+
+    if len(words) < 3 or words[0] not in ("always", "instance", "once") or "/" in words[1]:
+        raise UsageError("say `cloud-init-per always|instance|once NAME COMMAND …`; a name has no slash")
+    if not host.root.privileged:
+        raise CloudbootError("must be run as root")
+    frequency, name, *command = words
+    folder = f"{files.INSTANCE if frequency == 'instance' else files.LIB}/sem"
+    mark = f"{folder}/bootper.{name.replace('-', '_')}.{frequency}"
+    if frequency != "always" and host.exists(mark):
+        return 0
+    if frequency == "instance":
+        from cloudboot.instance import load_identity
+
+        identity = load_identity(host)
+        if identity is None:
+            raise CloudbootError("no instance is known yet")
+        files.adopt(host, identity.id)
+    ran = host.spawn(command, output=1)
+    host.keep(MakeDir(folder))
+    host.keep(WriteFile(mark, f"{ran.status}\t{int(host.now())}\n".encode()))
+    return ran.status
 
 
 # -- cloud-id

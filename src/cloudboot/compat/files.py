@@ -97,10 +97,8 @@ def publish_instance(host: Host, variables: Mapping[str, Any]) -> None:
         host.keep(Symlink(f"{RUN}/cloud-id", f"cloud-id-{cloud}"))
 
 
-def finished(host: Host, instance_id: str) -> None:
-    """Make `/var/lib/cloud/instance` this instance's, with `boot-finished`, and with ways to what we keep (root)."""
-    import time
-
+def adopt(host: Host, instance_id: str) -> None:
+    """Make `/var/lib/cloud/instance` this instance's, with ways to what we keep (root)."""
     ours = folder(instance_id)
     name = ours.rpartition("/")[2]
     place = f"{LIB}/instances/{name}"
@@ -112,10 +110,17 @@ def finished(host: Host, instance_id: str) -> None:
     host.keep(WriteFile(f"{LIB}/data/instance-id", f"{instance_id}\n".encode()))
     for path in (STATUS, RESULT):
         host.keep(Symlink(f"{LIB}/data/{path.rpartition('/')[2]}", path))
-    if host.exists(f"{place}/boot-finished"):
+
+
+def finished(host: Host, instance_id: str) -> None:
+    """Leave `boot-finished` with the instance, once in a boot."""
+    import time
+
+    adopt(host, instance_id)
+    if host.exists(FINISHED):
         return
     stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(host.now()))
-    host.keep(WriteFile(f"{place}/boot-finished", f"{uptime(host):.2f} - {stamp} - v. {VERSION}\n".encode()))
+    host.keep(WriteFile(FINISHED, f"{uptime(host):.2f} - {stamp} - v. {VERSION}\n".encode()))
 
 
 def uptime(host: Host) -> float:

@@ -73,8 +73,8 @@ def test_who_has_none(tmp_path: Path) -> None:
 
 def test_each_user_has_a_table(tmp_path: Path) -> None:
     lines = printed(tmp_path, {"users": ["default", "bob"]}, f"{KEY} one\n")
-    assert [line for line in lines if "for user" in line] == [lines[0], lines[-1]]
-    assert "Fingerprint (sha256)" in lines[2]
+    assert [line for line in lines if "for user" in line] == lines[:2]
+    assert "Fingerprint (sha256)" in lines[3]
 
 
 @pytest.mark.parametrize("config", [{"no_ssh_fingerprints": True}, {"users": []}])

@@ -178,3 +178,13 @@ def test_no_home(book: Book) -> None:
 def test_which_file_sshd_reads(book: Book, config: str, path: str) -> None:
     book.host.write("/etc/ssh/sshd_config", config)
     assert sshkeys.authorized_keys_file(book.host, BOB) == path
+
+
+def test_one_key_with_several_options_is_several_lines() -> None:
+    """As many places, as many lines; a second time nothing changes, and a line of others with other options goes."""
+    here, there = (Key("ssh-ed25519", BLOB, "", f'from="{place}"') for place in ("192.0.2.1", "198.51.100.1"))
+    text = sshkeys.merge("", [here, there])
+    assert text == f"{here.line}\n{there.line}\n"
+    assert sshkeys.merge(text, [here, there]) == text
+    assert sshkeys.merge(f"no-pty {LINE}\n", [here, there]) == text
+    assert sshkeys.merge(text, [here]) == f"{here.line}\n{here.line}\n"
