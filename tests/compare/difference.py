@@ -52,7 +52,9 @@ def differences(theirs: Snapshot, ours: Snapshot) -> Iterator[tuple[str, str]]:
                 yield aspect, f"{name}: {left[name]} => {right[name]}"
 
 
-def not_meant(theirs: Snapshot, ours: Snapshot, allowed: Sequence[Pass], used: Mapping[Pass, set[str]] | None = None) -> list[str]:
+def not_meant(
+    theirs: Snapshot, ours: Snapshot, allowed: Sequence[Pass], used: Mapping[Pass, set[str]] | None = None
+) -> list[str]:
     """Return the differences that no row lets pass; note in `used` which row let which pass."""
     left = []
     for aspect, text in differences(theirs, ours):

@@ -3,6 +3,8 @@
 Each aspect is a mapping of names to values that two machines are compared by.
 """
 
+from __future__ import annotations
+
 import glob
 import grp
 import json
@@ -12,12 +14,14 @@ import re
 import subprocess
 
 
-def ask(*argv):
-    ran = subprocess.run(argv, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C.UTF-8"})
+def ask(*argv: str) -> str:
+    ran = subprocess.run(
+        argv, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C.UTF-8"}
+    )
     return ran.stdout if ran.returncode == 0 else f"exit {ran.returncode}"
 
 
-def read(path):
+def read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -25,33 +29,35 @@ def read(path):
         return ""
 
 
-def meant(text):
+def meant(text: str) -> list[str]:
     """Return the lines that are neither blank nor comments."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith(("#", ";", "//"))]
 
 
-def password(field):
+def password(field: str) -> str:
     """Return the kind of a password: what it is hashed with, whether it is locked, or that there is none."""
     locked, rest = field.startswith("!"), field.lstrip("!")
-    kind = "empty" if rest == "" else "none" if rest == "*" else rest[: rest.find("$", 1) + 1] if "$" in rest else "other"
+    kind = (
+        "empty" if rest == "" else "none" if rest == "*" else rest[: rest.find("$", 1) + 1] if "$" in rest else "other"
+    )
     return f"locked, {kind}" if locked else kind
 
 
-def shadow():
-    found = {}
+def shadow() -> dict[str, str]:
+    found: dict[str, str] = {}
     for line in read("/etc/shadow").splitlines():
         name, field, changed, *rest = line.split(":")
         found[name] = f"{password(field)}, {'must change' if changed == '0' else 'stays'}, {':'.join(rest)}"
     return found
 
 
-def number(value):
+def number(value: int) -> str:
     """Return an id that somebody has chosen; those that useradd takes in order say nothing."""
     return "taken in order" if 1000 <= value < 1100 or 100 <= value < 1000 else str(value)
 
 
-def users():
+def users() -> dict[str, str]:
     names = {each.gr_gid: each.gr_name for each in grp.getgrall()}
     return {
         each.pw_name: f"{number(each.pw_uid)}:{names.get(each.pw_gid)}:{each.pw_gecos}:{each.pw_dir}:{each.pw_shell}"
@@ -59,17 +65,17 @@ def users():
     }
 
 
-def groups():
+def groups() -> dict[str, str]:
     return {each.gr_name: f"{number(each.gr_gid)}: {', '.join(sorted(each.gr_mem))}" for each in grp.getgrall()}
 
 
-def sudo():
+def sudo() -> dict[str, str]:
     lines = [line for path in ["/etc/sudoers", *sorted(glob.glob("/etc/sudoers.d/*"))] for line in meant(read(path))]
-    return {line: "there" for line in lines}
+    return dict.fromkeys(lines, "there")
 
 
-def keys():
-    found = {}
+def keys() -> dict[str, str]:
+    found: dict[str, str] = {}
     for each in pwd.getpwall():
         path = f"{each.pw_dir}/.ssh/authorized_keys"
         for line in meant(read(path)):
@@ -78,25 +84,25 @@ def keys():
     return found
 
 
-def sshd():
+def sshd() -> dict[str, str]:
     lines = ask("/usr/sbin/sshd", "-T").splitlines()
-    found = {}
+    found: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(" ")
         found[key] = ", ".join(sorted([*found.get(key, "").split(", "), value])).removeprefix(", ")
     return found
 
 
-def host_keys():
-    found = {}
+def host_keys() -> dict[str, str]:
+    found: dict[str, str] = {}
     for path in sorted(glob.glob("/etc/ssh/ssh_host_*")):
         state = os.stat(path)
         found[os.path.basename(path)] = f"{state.st_mode & 0o777:o}"
     return found
 
 
-def fstab():
-    found = {}
+def fstab() -> dict[str, str]:
+    found: dict[str, str] = {}
     for line in meant(read("/etc/fstab")):
         words = [*line.split(), "", "", "", ""][:6]
         words[3] = ",".join(sorted(words[3].split(",")))
@@ -104,7 +110,7 @@ def fstab():
     return found
 
 
-def mounts():
+def mounts() -> dict[str, str]:
     tree = json.loads(ask("findmnt", "--json", "--list", "-o", "TARGET,SOURCE,FSTYPE") or "{}")
     kinds = ("ext4", "xfs", "tmpfs", "btrfs")
     places = ("/srv", "/mnt", "/opt", "/data", "/var/lib/app")
@@ -115,7 +121,7 @@ def mounts():
     }
 
 
-def apt():
+def apt() -> dict[str, str]:
     form = "$(MetaKey) $(REPO_URI) $(RELEASE) $(COMPONENT) $(ARCHITECTURE) $(SIGNED_BY)"
     found = {" ".join(line.split()): "index" for line in ask("apt-get", "indextargets", "--format", form).splitlines()}
     found |= {" ".join(line.split()): "setting" for line in ask("apt-config", "dump").splitlines()}
@@ -126,19 +132,19 @@ def apt():
     return {name: kind for name, kind in found.items() if not name.startswith(("CommandLine", "Binary::", "Dir::Bin"))}
 
 
-def debconf():
+def debconf() -> dict[str, str]:
     questions = ("keyboard-configuration/layoutcode", "tzdata/Areas", "tzdata/Zones/Europe", "postfix/mailname")
     shown = ask("debconf-show", "keyboard-configuration", "tzdata", "postfix")
     return {name: line.strip() for line in shown.splitlines() for name in questions if name in line}
 
 
-def packages():
+def packages() -> dict[str, str]:
     lines = ask("dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev} ${Version}\n").splitlines()
     return {line.split()[0]: line.partition(" ")[2] for line in lines if line}
 
 
-def units():
-    found = {}
+def units() -> dict[str, str]:
+    found: dict[str, str] = {}
     for line in ask("systemctl", "list-unit-files", "--no-legend", "--plain", "--no-pager").splitlines():
         name, state, *_ = line.split()
         if state in ("enabled", "masked", "disabled"):
@@ -148,7 +154,7 @@ def units():
     return found
 
 
-def names():
+def names() -> dict[str, str]:
     found = {"hostname": ask("hostname").strip(), "/etc/hostname": read("/etc/hostname").strip()}
     found["localtime"] = os.path.realpath("/etc/localtime")
     found["date"] = ask("date", "+%Z").strip()
@@ -161,16 +167,16 @@ def names():
     return found
 
 
-def ntp():
+def ntp() -> dict[str, str]:
     """Return the sources of time, whatever else stands in a client's configuration."""
     paths = ("/etc/chrony/chrony.conf", "/etc/ntpsec/ntp.conf", "/etc/systemd/timesyncd.conf.d/cloud-init.conf")
     words = ("server", "pool", "peer", "allow", "NTP", "FallbackNTP", "[Time]")
     return {f"{path}: {line}": "there" for path in paths for line in meant(read(path)) if line.startswith(words)}
 
 
-def processes():
+def processes() -> dict[str, str]:
     """Return what the owner's commands left running."""
-    found = {}
+    found: dict[str, str] = {}
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         line = read(path).replace("\0", " ").strip()
         if re.match(r"(/bin/)?sleep \d{4,}", line):
@@ -178,7 +184,24 @@ def processes():
     return found
 
 
-ASPECTS = (users, groups, shadow, sudo, keys, sshd, host_keys, fstab, mounts, apt, debconf, packages, units, names, ntp, processes)
+ASPECTS = (
+    users,
+    groups,
+    shadow,
+    sudo,
+    keys,
+    sshd,
+    host_keys,
+    fstab,
+    mounts,
+    apt,
+    debconf,
+    packages,
+    units,
+    names,
+    ntp,
+    processes,
+)
 
 if __name__ == "__main__":
     print(json.dumps({aspect.__name__: aspect() for aspect in ASPECTS}))

@@ -49,7 +49,12 @@ def main() -> int:
                 continue
             found = not_meant(theirs, ours, allowed, used)
             same += not found
-            print(f"{'DIFF' if found else 'same'} {path.stem}", *(f"     {line[:LENGTH]}" for line in found), sep="\n", flush=True)
+            print(
+                f"{'DIFF' if found else 'same'} {path.stem}",
+                *(f"     {line[:LENGTH]}" for line in found),
+                sep="\n",
+                flush=True,
+            )
     print(f"{same} of {len(chosen)} user data give the same machine, in {time.monotonic() - begun:.0f} s")
     if not arguments.names:
         for row in (row for row in allowed if not used[row]):

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 AGENTS = (CLOUD_INIT, CLOUDBOOT)
 INSTANCE = "i-0dddddddddddddd01"
 PROBE = os.path.join(os.path.dirname(__file__), "probe.py")
-WAIT = {CLOUD_INIT: ["cloud-init", "status", "--wait", "--long"], CLOUDBOOT: ["cloudboot", "status", "--wait", "--long"]}
+WAIT = {
+    CLOUD_INIT: ["cloud-init", "status", "--wait", "--long"],
+    CLOUDBOOT: ["cloudboot", "status", "--wait", "--long"],
+}
 # What no two boots have in common, what the agents keep for themselves, and what the probe reads by its meaning.
 NOT_COMPARED = re.compile(
     r"""/(run|proc|sys|dev|tmp)/.*|/var/(log|cache|backups)/.*|/var/tmp/(cloud-init|systemd-private.*)(/.*)?
@@ -62,7 +65,9 @@ class Agents:
                 host = open_host(view.path, echo=False, keep_log=False)
                 if name == CLOUDBOOT:
                     # The account that Debian's package names, which differs from release to release.
-                    user = json.dumps(yaml.safe_load(host.text("/etc/cloud/cloud.cfg") or "")["system_info"]["default_user"])
+                    user = json.dumps(
+                        yaml.safe_load(host.text("/etc/cloud/cloud.cfg") or "")["system_info"]["default_user"]
+                    )
                     _write(f"{view.path}/etc/cloudboot/conf.d/50-compare.yaml", f"default_user: {user}\n")
                     bake.bake(host, datasource="Ec2")
                 else:

@@ -1,4 +1,4 @@
-"""The commands `cloud-init`, `cloud-id` and `cloud-init-per`, as scripts call them: its words, its output, its exit statuses.
+"""The commands `cloud-init`, `cloud-id` and `cloud-init-per`, as scripts call them.
 
 What it says is read from our own state. Its stages are no commands here: the units run ours.
 """
