@@ -9,7 +9,7 @@ import sys
 
 from cloudboot import accounts, modules, sshkeys
 from cloudboot.compose import Given, compose
-from cloudboot.config import CORE_SCHEMA, NOT_YET_TOLD, Layer
+from cloudboot.config import CORE_SCHEMA, NOT_HERE, Layer
 from cloudboot.errors import UsageError
 from cloudboot.instance import Instance
 from cloudboot.problem import Level, Problem, at, in_owners_words
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cloudboot.config import Config
 
 WELL, WRONG = 0, 1
+NOTHING = tuple(NOT_HERE.values())
 # An EC2 instance without a launch index: every part and every section is looked at.
 ANY = Instance("i-00000000000000000", "Ec2", "aws")
 
@@ -37,7 +38,7 @@ class Report(NamedTuple):
     @property
     def well(self) -> bool:
         """Tell whether a boot would do all that it says. What is deprecated works; what we lack is no mistake."""
-        return all(each.level is Level.DEPRECATED or each.text.endswith(NOT_YET_TOLD) for each in self.problems)
+        return all(each.level is Level.DEPRECATED or each.text.endswith(NOTHING) for each in self.problems)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,15 +59,18 @@ CORE_SCHEMA: dict[str, Schema] = {
 }
 # Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
 NOT_YET = frozenset(
-    """ansible apk_repos apt apt_pipelining apt_sources apt_mirror apt_proxy autoinstall byobu_by_default
-    chef drivers fan grub_dpkg grub-dpkg landscape lxd
-    manage_resolv_conf mcollective migrate output puppet
-    reporting resolv_conf rh_subscription rpi salt_minion snap spacewalk
-    ubuntu_advantage ubuntu-advantage ubuntu_pro updates vendor_data2 warnings wireguard yum_repos zypper consume lease
+    """apt apt_pipelining apt_sources apt_mirror apt_proxy byobu_by_default grub_dpkg grub-dpkg
+    manage_resolv_conf migrate output reporting resolv_conf updates vendor_data2 warnings consume lease
     network""".split()
 )
+# Keys of modules for other distributions.
+ELSEWHERE = frozenset("apk_repos rh_subscription rpi spacewalk yum_repos zypper".split())
 
 NOT_YET_TOLD = "not supported yet: it does nothing"
+NOT_HERE = {
+    **dict.fromkeys(NOT_YET, NOT_YET_TOLD),
+    **dict.fromkeys(ELSEWHERE, "not on this distribution: it does nothing"),
+}
 
 Left = dict[Pointer, list[int]]  # a list that items were left out of -> the owner's indices of those that remain
 
@@ -185,7 +188,7 @@ def _checked(layer: Layer, schemas: Mapping[str, Schema], problems: list[Problem
     for key in list(value):
         if key not in schemas:
             problems.append(_unknown_key(key, layer, schemas))
-            if key not in NOT_YET:
+            if key not in NOT_HERE:
                 del value[key]
             continue
         if "deprecated" in schemas[key]:
@@ -236,12 +239,12 @@ def _leave_out(
 
 
 def _unknown_key(key: str, layer: Layer, schemas: Mapping[str, Schema]) -> Problem:
-    if key in NOT_YET:
-        return Problem(_mark(layer, (key,)), f"{key}: {NOT_YET_TOLD}", Level.WARNING)
+    if key in NOT_HERE:
+        return Problem(_mark(layer, (key,)), f"{key}: {NOT_HERE[key]}", Level.WARNING)
     if key == "instances-cloud-config":  # where it counts it has been applied
         told = "counts in user data and vendor data, not in the image's configuration: left out"
         return Problem(_mark(layer, (key,)), f"{key}: {told}")
-    told = f"{key}: unknown key{suggestion(key, tuple(schemas) + tuple(NOT_YET))}: left out"
+    told = f"{key}: unknown key{suggestion(key, tuple(schemas) + tuple(NOT_HERE))}: left out"
     return Problem(_mark(layer, (key,)), told)
 
 

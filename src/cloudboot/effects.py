@@ -321,6 +321,7 @@ EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "update-ca-certificates": update_ca_certificates,
     "debconf-set-selections": None,
     "dd": dd,
+    **dict.fromkeys(("modprobe", "snap", "lxd", "lxc", "pro", "landscape-config")),
     "nft": None,
     "ip": None,
     "iptables-restore": None,
@@ -391,6 +392,11 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("iptables-save",), True),
     (("ip6tables-save",), True),
     (("systemctl", "is-active"), True),
+    (("systemctl", "is-enabled"), True),
+    (("apt-cache", "show"), True),
+    (("pro", "status"), True),
+    (("landscape-config", "--silent", "--is-registered"), True),
+    (("snap", "wait"), False),
     (("systemctl", "show", "-p", "Job,ActiveState"), False),  # whether to wait for systemd: a plan waits for nothing
     (("systemctl", "show"), True),
     (("sshd", "-t"), False),  # would judge the files of now, not those of then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.problem import Level, Mark, Problem, at, in_owners_words
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,6 +198,27 @@ class Context:
         self.failures.append(told)
         self.host.log.error(told)
 
+    def applied(self, value: object) -> bool:
+        """Tell whether this module has done its work for this value on this instance.
+
+        For tools that cannot be asked whether there is anything to do; see `note_applied`.
+        """
+        return self.host.text(f"{self.commands.folder}/applied/{self.name}") == _checksum(value)
+
+    def note_applied(self, value: object) -> None:
+        """Note that the work for this value is done, unless a part of it has failed."""
+        if not self.failures:
+            folder = f"{self.commands.folder}/applied"
+            self.host.keep(MakeDir(folder, 0o700))
+            self.host.keep(WriteFile(f"{folder}/{self.name}", _checksum(value).encode(), 0o600))
+
     def mark(self, pointer: Pointer) -> Mark:
         """Return where in the owner's text a value stands; the nearest known place above it."""
         return at(self.marks, pointer, self.name)
+
+
+def _checksum(value: object) -> str:
+    import json
+    import zlib
+
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True, default=str).encode()):08x}"

@@ -11,7 +11,7 @@ import re
 
 from cloudboot import modules
 from cloudboot.compose import OF_MODULES
-from cloudboot.config import CORE_SCHEMA, NOT_YET
+from cloudboot.config import CORE_SCHEMA, NOT_HERE
 from cloudboot.typed import TYPE_CHECKING, Any
 from cloudboot.userdata.launch_index import DIGITS, KEY
 from cloudboot.userdata.merge import KEYS as MERGE_KEYS
@@ -42,7 +42,6 @@ CORE_TEXTS = {
     "merge_type": "As `merge_how`.",
     KEY: "Configuration for some instances of one launch, by `ami-launch-index`, over everything else here.",
 }
-NOTHING = "Not supported yet: does nothing."
 OWN_WORDS = ("x-secret", "x-form", "x-whole", "x-bytes")  # the checker's annotations, of no use to others
 OF_SCHEMAS = ("items", "additionalProperties", "anyOf", "oneOf")  # keywords whose value is a schema, or a list of some
 OF_NAMED_SCHEMAS = ("properties", "patternProperties")
@@ -117,7 +116,7 @@ def published() -> Schema:
         properties[key] |= _by_module(properties[key]["additionalProperties"])
     own = {"metadata_access": ACCESS, KEY: SECTIONS, **dict.fromkeys(MERGE_KEYS, MERGE_RULE)}
     properties |= {key: _described(schema, CORE_TEXTS[key]) for key, schema in own.items()}
-    properties |= {key: {"description": NOTHING} for key in NOT_YET - properties.keys()}
+    properties |= {key: {"description": f"{told.capitalize()}."} for key, told in NOT_HERE.items()}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "cloud-config",

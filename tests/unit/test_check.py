@@ -32,13 +32,13 @@ def said(report: Report) -> list[str]:
 
 def test_says_what_is_wrong_where_and_what_was_meant() -> None:
     report = check(
-        b"#cloud-config\nhostnam: web\nusers:\n- {name: a, shel: x, lock-passwd: true}\nchef: {}\n", "web.yaml"
+        b"#cloud-config\nhostnam: web\nusers:\n- {name: a, shel: x, lock-passwd: true}\noutput: {}\n", "web.yaml"
     )
     assert said(report) == [
         "web.yaml:2:1: hostnam: unknown key: did you mean 'hostname'?: left out",
         "web.yaml:4:13: users[0].shel: unknown key: did you mean 'shell'?: left out",
         "web.yaml:4:22: deprecated: users[0].lock-passwd: deprecated since 22.3: use lock_passwd",
-        "web.yaml:5:1: warning: chef: not supported yet: it does nothing",
+        "web.yaml:5:1: warning: output: not supported yet: it does nothing",
     ]
     assert not report.well
     assert as_text(report, "web.yaml").splitlines()[-1] == "web.yaml: 2 errors, 1 warning, 1 deprecation"

@@ -24,6 +24,10 @@ STOCK_FINAL = """cloud_final_modules:
   - package_update_upgrade_install
   - write-files-deferred
   - puppet
+  - chef
+  - ansible
+  - mcollective
+  - salt-minion
   - scripts-vendor
   - scripts-per-once
   - scripts-per-boot

@@ -67,7 +67,12 @@ def made(text: str) -> Config:
         ("write_files:\n  - path: 1\n    content: x\n", {"write_files": []}, ["user-data:2:5: write_files[0].path: must be a text, not a whole number: 1: put it in quotes: write_files[0] is left out"]),
         ("password: [s3cret]\n", {}, ["user-data:1:1: password: must be a text, not a list: left out"]),
         ("old: x\n", {"old": "x"}, ["user-data:1:1: deprecated: old: deprecated since 22.2"]),
-        ("chef: {}\n", {"chef": {}}, ["user-data:1:1: warning: chef: not supported yet: it does nothing"]),
+        (
+            "zypper: {}\n",
+            {"zypper": {}},
+            ["user-data:1:1: warning: zypper: not on this distribution: it does nothing"],
+        ),
+        ("output: {}\n", {"output": {}}, ["user-data:1:1: warning: output: not supported yet: it does nothing"]),
         ("- a\n- b\n", {}, ["user-data:1:1: must be a mapping (key: value) at its top: nothing of it is used"]),
         ("frequency: {mounts: sometimes}\n", {"frequency": {}}, None),
     ],

@@ -5,8 +5,8 @@ What a package brought and nobody changed is no owner's word. Everything else is
 
 from __future__ import annotations
 
-from cloudboot import modules
-from cloudboot.config import CORE_SCHEMA, NOT_YET, NOT_YET_TOLD, read_layer
+from cloudboot import distro, modules
+from cloudboot.config import CORE_SCHEMA, NOT_HERE, read_layer
 from cloudboot.datasources import ORDER as DATASOURCES
 from cloudboot.runner import LISTS, select
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
@@ -53,7 +53,7 @@ def read(host: Host) -> Taken:
         reason = _take(key, value, values)
         if reason:
             left[key] = reason
-    _module_lists(merged, values, left)
+    _module_lists(merged, values, left, distro.read(host).name)
     return Taken(values, left, tuple(problems))
 
 
@@ -88,8 +88,8 @@ def _take(key: str, value: Any, values: dict[str, Any]) -> str | None:
         return None  # all of them at once
     elif key == "mount_default_fields" and isinstance(value, list):
         values[key] = [_without_their_unit(field) for field in value]
-    elif key in NOT_YET:
-        return NOT_YET_TOLD
+    elif key in NOT_HERE:
+        return NOT_HERE[key]
     elif key in CORE_SCHEMA or key in modules.schemas():
         values[key] = value
     else:
@@ -106,12 +106,12 @@ def _system_info(value: dict[str, Any], values: dict[str, Any]) -> str | None:
     return f"{', '.join(rest)}: read from the distribution itself" if rest else None
 
 
-def _module_lists(merged: dict[str, Any], values: dict[str, Any], left: dict[str, str]) -> None:
+def _module_lists(merged: dict[str, Any], values: dict[str, Any], left: dict[str, str], name: str) -> None:
     """Take the lists of modules if they change what runs here, in which order or how often."""
     lists = {key: merged[key] for key in LISTS.values() if isinstance(merged.get(key), list)}
     if not lists:
         return
-    everything = modules.load_all()
+    everything = [each for each in modules.load_all() if not each.distros or name in each.distros]
     bare = all(isinstance(entry, str) for entries in lists.values() for entry in entries)
     same = all(
         [each.name for each in select(stage, everything, lists)[0]]

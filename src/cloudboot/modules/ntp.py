@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloudboot import apt, distro, ntp_clients
-from cloudboot.errors import CommandError, ConfigError
+from cloudboot import apt, distro, ntp_clients, packages
+from cloudboot.errors import ConfigError
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.ntp_clients import Client
 from cloudboot.typed import TYPE_CHECKING, Any
@@ -133,14 +133,7 @@ def install(ctx: Context, client: Client) -> bool:
     if not client.packages:
         ctx.fail(f"{client.program}: not found, and config.packages names no package that holds it")
         return False
-    try:
-        apt.update(ctx.host, ctx.commands.folder)
-    except CommandError as error:
-        ctx.fail(f"apt-get update: {apt.reason(error)}")
-    failed = apt.install(ctx.host, client.packages)
-    for word, reason in failed.items():
-        ctx.fail(f"{word}: not installed: {reason}")
-    return not failed
+    return packages.bring(ctx, client.packages, program=client.program)
 
 
 def write(ctx: Context, client: Client, sources: dict[str, list[str]], text: str | None) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from cloudboot import apt
-from cloudboot.errors import CommandError, NeedsNetwork
+from cloudboot import apt, packages
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.typed import TYPE_CHECKING, Any
 
@@ -87,7 +86,7 @@ def rsyslog(ctx: Context) -> None:
     program = settings.get("check_exe", "rsyslogd")
     there = ctx.host.which(program) is not None
     if not there and settings.get("install_rsyslog", False):
-        there = install(ctx, settings.get("packages") or ["rsyslog"])
+        there = packages.bring(ctx, settings.get("packages") or ["rsyslog"], program=program)
     elif not there and ctx.host.live:
         ctx.fail(f"{program}: not found: install rsyslog (install_rsyslog: true): nothing is logged by it")
     changed = False
@@ -103,20 +102,6 @@ def read(ctx: Context) -> dict[str, Any]:
     old = {"config_dir": ctx.config.get("rsyslog_dir"), "config_filename": ctx.config.get("rsyslog_filename")}
     known = {name: value for name, value in old.items() if value is not None}
     return {**known, **(given if isinstance(given, dict) else {"configs": given})}
-
-
-def install(ctx: Context, packages: list[str]) -> bool:
-    """Install packages; tell whether they are there now. Raises NeedsNetwork where there is no network yet."""
-    if ctx.fetcher.offline:
-        raise NeedsNetwork("rsyslog: to be installed")
-    try:
-        apt.update(ctx.host, ctx.commands.folder)
-    except CommandError as error:
-        ctx.fail(f"apt-get update: {apt.reason(error)}")
-    failed = apt.install(ctx.host, packages)
-    for word, reason in failed.items():
-        ctx.fail(f"{word}: not installed: {reason}")
-    return not failed
 
 
 def files(ctx: Context, settings: dict[str, Any]) -> dict[str, str]:
