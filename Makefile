@@ -10,7 +10,7 @@ help:
 	@echo "make demo    the main job on a built-in metadata service and a scratch root (no root needed)"
 	@echo "make test    every check: linters, types, units, cases, container boots, machine boots"
 	@echo "make quick   the same without the boots"
-	@echo "make docs    write anew what is generated: docs/cloud-config.schema.json"
+	@echo "make docs    write anew what is generated: docs/cloud-config.schema.json, docs/modules"
 	@echo "make compare boot the same user data under Debian's cloud-init and under us, compare the machines (root, 8 minutes)"
 	@echo "make bench   compare with Debian's cloud-init package (root, takes long)"
 
@@ -42,6 +42,7 @@ test: setup boot-setup
 docs: setup
 	$(BIN)/python -m cloudboot.schema > docs/cloud-config.schema.json.new
 	mv docs/cloud-config.schema.json.new docs/cloud-config.schema.json
+	$(BIN)/python tests/tools/module_pages.py
 
 bench: setup boot-setup
 	$(BIN)/python tests/bench/userdata.py

@@ -38,9 +38,9 @@ SCHEMA: dict[str, Schema] = {
         "maxLength": 253,
         "examples": ["web1.example.com"],
     },
-    "preserve_hostname": {"type": "boolean"},
-    "prefer_fqdn_over_hostname": {"type": "boolean"},
-    "create_hostname_file": {"type": "boolean"},
+    "preserve_hostname": {"default": False, "type": "boolean"},
+    "prefer_fqdn_over_hostname": {"default": False, "type": "boolean"},
+    "create_hostname_file": {"default": True, "type": "boolean"},
 }
 
 

@@ -47,8 +47,13 @@ PLAY: Schema = {
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "install_method": {"type": "string", "enum": ["distro", "pip"]},
-                "package_name": {"type": "string", "pattern": apt.WORD, "x-form": "a package's name"},
+                "install_method": {"default": "distro", "type": "string", "enum": ["distro", "pip"]},
+                "package_name": {
+                    "default": "ansible-core",
+                    "type": "string",
+                    "pattern": apt.WORD,
+                    "x-form": "a package's name",
+                },
                 "run_user": USER,
                 "ansible_config": PATH,
                 "pull": {"anyOf": [{"type": "array", "items": PULL}, {**PULL, "deprecated": "25.2: write a list"}]},

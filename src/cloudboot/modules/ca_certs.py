@@ -26,7 +26,7 @@ WHOLE: Schema = {
     "additionalProperties": False,
     "minProperties": 1,
     "properties": {
-        "remove_defaults": {"type": "boolean"},
+        "remove_defaults": {"default": False, "type": "boolean"},
         "remove-defaults": {"type": "boolean", "deprecated": "22.3: use remove_defaults"},
         "trusted": {"type": "array", "items": {"type": "string"}, "minItems": 1},
     },

@@ -32,8 +32,9 @@ TABLE = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "table_type": {"type": "string", "enum": ["mbr", "gpt"]},
+        "table_type": {"default": "mbr", "type": "string", "enum": ["mbr", "gpt"]},
         "layout": {
+            "default": False,
             "anyOf": [
                 {"type": "boolean"},
                 {"type": "string", "enum": ["remove"]},
@@ -45,9 +46,9 @@ TABLE = {
                         "anyOf": [PERCENT, {"type": "array", "items": TYPE, "minItems": 2, "maxItems": 2}],
                     },
                 },
-            ]
+            ],
         },
-        "overwrite": {"type": "boolean"},
+        "overwrite": {"default": False, "type": "boolean"},
     },
 }
 FILE_SYSTEM = {
@@ -60,10 +61,11 @@ FILE_SYSTEM = {
         "label": {"type": ["string", "null"]},
         "uuid": {"type": "string", "pattern": "^[0-9A-Fa-f-]+$", "x-form": "a UUID"},
         "partition": {
+            "default": "any",
             "anyOf": [
                 {"type": "integer", "minimum": 1},
                 {"type": "string", "pattern": "^([1-9][0-9]*|auto|any|none)$", "x-form": "a number, auto, any or none"},
-            ]
+            ],
         },
         "overwrite": {"type": "boolean"},
         "replace_fs": {"type": "string"},

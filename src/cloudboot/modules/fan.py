@@ -16,7 +16,12 @@ from cloudboot.module import Context, Frequency, Stage, module
             "required": ["config"],
             "properties": {
                 "config": {"type": "string"},
-                "config_path": {"type": "string", "pattern": "^/", "x-form": "an absolute path"},
+                "config_path": {
+                    "default": "/etc/network/fan",
+                    "type": "string",
+                    "pattern": "^/",
+                    "x-form": "an absolute path",
+                },
             },
             "examples": [{"config": "10.0.0.0/8 eth0/16 dhcp\n"}],
         }

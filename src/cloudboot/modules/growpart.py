@@ -43,13 +43,14 @@ def _room_for_root(host: Host) -> bool:
             "additionalProperties": False,
             "properties": {
                 "mode": {
+                    "default": "auto",
                     "anyOf": [
                         {"type": "string", "enum": ["auto", "growpart", "gpart", "off"]},
                         {"type": "boolean", "enum": [False], "deprecated": "22.3: use off"},
-                    ]
+                    ],
                 },
-                "devices": {"type": "array", "items": {"type": "string"}},
-                "ignore_growroot_disabled": {"type": "boolean"},
+                "devices": {"default": ["/"], "type": "array", "items": {"type": "string"}},
+                "ignore_growroot_disabled": {"default": False, "type": "boolean"},
             },
             "examples": [{"mode": "auto", "devices": ["/"]}],
         }

@@ -32,7 +32,12 @@ FIELDS = {"XKBMODEL": "model", "XKBLAYOUT": "layout", "XKBVARIANT": "variant", "
             "type": "object",
             "additionalProperties": False,
             "required": ["layout"],
-            "properties": {"layout": {**WORDS, "minLength": 1}, "model": WORDS, "variant": WORDS, "options": WORDS},
+            "properties": {
+                "layout": {**WORDS, "minLength": 1},
+                "model": {**WORDS, "default": "pc105"},
+                "variant": WORDS,
+                "options": WORDS,
+            },
             "examples": [{"layout": "us", "model": "pc105", "variant": "nodeadkeys", "options": "compose:rwin"}],
         }
     },

@@ -19,7 +19,7 @@ KEY_TYPES: Schema = {"type": "array", "items": {"type": "string"}, "examples": [
     schema={
         "ssh": {
             "type": "object",
-            "properties": {"emit_keys_to_console": {"type": "boolean"}},
+            "properties": {"emit_keys_to_console": {"default": True, "type": "boolean"}},
             "additionalProperties": False,
             "examples": [{"emit_keys_to_console": False}],
         },

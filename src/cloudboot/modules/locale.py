@@ -25,6 +25,7 @@ BUILT_IN = ("c", "posix", "c.utf8")
             "examples": ["de_DE.UTF-8", False],
         },
         "locale_configfile": {
+            "default": "/etc/default/locale",
             "type": "string",
             "pattern": "^/",
             "x-form": "an absolute path",

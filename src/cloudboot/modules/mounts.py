@@ -67,7 +67,7 @@ class MountPoint(NamedTuple):
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "filename": {"type": "string", "pattern": "^/.*[^/]$", "x-form": "/path"},
+                "filename": {"default": "/swap.img", "type": "string", "pattern": "^/.*[^/]$", "x-form": "/path"},
                 "size": SIZE,
                 "maxsize": SIZE,
             },

@@ -28,8 +28,8 @@ FIELDS = {"check_exe": "program", "confpath": "path", "packages": "packages", "s
             "type": ["object", "null"],
             "additionalProperties": False,
             "properties": {
-                "enabled": {"type": "boolean"},
-                "ntp_client": WORD,
+                "enabled": {"default": True, "type": "boolean"},
+                "ntp_client": {**WORD, "default": "auto"},
                 "servers": ADDRESSES,
                 "pools": ADDRESSES,
                 "peers": ADDRESSES,

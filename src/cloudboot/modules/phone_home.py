@@ -29,7 +29,7 @@ PAUSE = 3.0  # seconds between two tries
                         {"type": "array", "items": {"type": "string", "enum": POSTED}},
                     ]
                 },
-                "tries": {"type": "integer", "minimum": 1},
+                "tries": {"default": 10, "type": "integer", "minimum": 1},
             },
             "examples": [{"url": "https://example.com/$INSTANCE_ID/", "post": ["pub_key_ed25519", "fqdn"]}],
         }

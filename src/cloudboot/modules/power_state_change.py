@@ -23,19 +23,21 @@ CONDITION_TIMEOUT = 600  # seconds
             "properties": {
                 "mode": {"type": "string", "enum": ["poweroff", "reboot", "halt"]},
                 "delay": {
+                    "default": "now",
                     "anyOf": [
                         {"type": "string", "pattern": r"^(now|\+?[0-9]+)$", "x-form": "now, or minutes"},
                         {"type": "integer", "minimum": 0},
-                    ]
+                    ],
                 },
                 "message": {"type": "string"},
-                "timeout": {"type": "integer", "minimum": 1},
+                "timeout": {"default": 30, "type": "integer", "minimum": 1},
                 "condition": {
+                    "default": True,
                     "anyOf": [
                         {"type": "string"},
                         {"type": "boolean"},
                         {"type": "array", "items": {"type": "string"}, "x-whole": True, "minItems": 1},
-                    ]
+                    ],
                 },
             },
             "examples": [{"mode": "reboot", "delay": 5, "message": "back soon", "condition": "test -e /run/needs"}],

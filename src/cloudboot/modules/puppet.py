@@ -26,8 +26,8 @@ SCALAR = {"type": ["string", "integer", "boolean", "number"]}
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "install": {"type": "boolean"},
-                "install_type": {"type": "string", "enum": ["packages", "aio"]},
+                "install": {"default": True, "type": "boolean"},
+                "install_type": {"default": "packages", "type": "string", "enum": ["packages", "aio"]},
                 "collection": {"type": "string"},
                 "aio_install_url": {"type": "string"},
                 "cleanup": {"type": "boolean"},
@@ -36,9 +36,12 @@ SCALAR = {"type": ["string", "integer", "boolean", "number"]}
                 "conf_file": PATH,
                 "ssl_dir": PATH,
                 "csr_attributes_path": PATH,
-                "exec": {"type": "boolean"},
-                "exec_args": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-                "start_service": {"type": "boolean"},
+                "exec": {"default": False, "type": "boolean"},
+                "exec_args": {
+                    "default": "--test",
+                    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+                },
+                "start_service": {"default": True, "type": "boolean"},
                 "conf": {
                     "type": "object",
                     "properties": {"ca_cert": {"type": "string"}},

@@ -37,7 +37,7 @@ def full(facts: Facts) -> bool:
     frequency=Frequency.ALWAYS,
     keys=(),
     idle=full,
-    schema={"resize_rootfs": {"enum": [True, False, "noblock"], "examples": ["noblock"]}},
+    schema={"resize_rootfs": {"default": True, "enum": [True, False, "noblock"], "examples": ["noblock"]}},
 )
 def resizefs(ctx: Context) -> None:
     """Grow the root file system (ext2/3/4, xfs, btrfs) to the size of its device.

@@ -44,19 +44,21 @@ REMOTE = r"(@{0,2})(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:@\[\]]+))(?::([0-9]+))?"
                     "type": "object",
                     "additionalProperties": False,
                     "properties": {
-                        "config_dir": PATH,
-                        "config_filename": NAME,
+                        "config_dir": {**PATH, "default": "/etc/rsyslog.d"},
+                        "config_filename": {**NAME, "default": "20-cloud-config.conf"},
                         "configs": CONFIGS,
                         "remotes": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
                         "service_reload_command": {
+                            "default": "auto",
                             "anyOf": [
                                 {"type": "string", "enum": ["auto"]},
                                 {"type": "array", "items": {"type": "string"}, "minItems": 1, "x-whole": True},
-                            ]
+                            ],
                         },
-                        "install_rsyslog": {"type": "boolean"},
-                        "check_exe": NAME,
+                        "install_rsyslog": {"default": False, "type": "boolean"},
+                        "check_exe": {**NAME, "default": "rsyslogd"},
                         "packages": {
+                            "default": ["rsyslog"],
                             "type": "array",
                             "items": {"type": "string", "pattern": apt.WORD, "x-form": "a package's name"},
                         },

@@ -22,14 +22,14 @@ LIVE = "nothing runs in an image tree"
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "pkg_name": WORD,
-                "service_name": WORD,
-                "config_dir": PATH,
+                "pkg_name": {**WORD, "default": "salt-minion"},
+                "service_name": {**WORD, "default": "salt-minion"},
+                "config_dir": {**PATH, "default": "/etc/salt"},
                 "conf": {"type": "object"},
                 "grains": {"type": "object"},
                 "public_key": {"type": "string"},
                 "private_key": {"type": "string", "x-secret": True},
-                "pki_dir": PATH,
+                "pki_dir": {**PATH, "default": "/etc/salt/pki/minion"},
             },
             "examples": [{"conf": {"master": "salt.example.com"}, "grains": {"role": ["web"]}}],
         }

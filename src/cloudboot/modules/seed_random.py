@@ -31,11 +31,11 @@ def nothing_to_add(facts: Facts) -> bool:
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "file": {"type": "string", "pattern": "^/", "x-form": "an absolute path"},
+                "file": {"default": "/dev/urandom", "type": "string", "pattern": "^/", "x-form": "an absolute path"},
                 "data": {"type": "string", "x-secret": True, "x-bytes": True},
-                "encoding": {"type": "string", "enum": ["raw", "base64", "b64", "gzip", "gz"]},
+                "encoding": {"default": "raw", "type": "string", "enum": ["raw", "base64", "b64", "gzip", "gz"]},
                 "command": {"type": "array", "items": {"type": "string"}, "minItems": 1, "x-whole": True},
-                "command_required": {"type": "boolean"},
+                "command_required": {"default": False, "type": "boolean"},
             },
             "examples": [
                 {"data": "bXkgcmFuZG9tIHN0cmluZw==", "encoding": "b64"},

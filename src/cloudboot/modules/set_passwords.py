@@ -23,7 +23,7 @@ SECRET = {"type": "string", "x-secret": True}
         "chpasswd": {
             "type": "object",
             "properties": {
-                "expire": {"type": "boolean"},
+                "expire": {"default": True, "type": "boolean"},
                 "users": {
                     "type": "array",
                     "items": {

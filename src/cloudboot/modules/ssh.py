@@ -22,7 +22,7 @@ PUBLIC = {"type": "string"}
     stage=Stage.NETWORK,
     frequency=Frequency.INSTANCE,
     schema={
-        "ssh_deletekeys": {"type": "boolean"},
+        "ssh_deletekeys": {"default": True, "type": "boolean"},
         "ssh_keys": {
             "type": "object",
             "properties": {
@@ -33,6 +33,7 @@ PUBLIC = {"type": "string"}
             "additionalProperties": False,
         },
         "ssh_genkeytypes": {
+            "default": ["rsa", "ecdsa", "ed25519"],
             "type": "array",
             "items": {"type": "string", "enum": ["ecdsa", "ed25519", "rsa"]},
             "minItems": 1,
@@ -54,8 +55,8 @@ PUBLIC = {"type": "string"}
                 ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDummyDummyDummyDummyDummyDummyDummyDummyDum owner@example.com"]
             ],
         },
-        "allow_public_ssh_keys": {"type": "boolean"},
-        "disable_root": {"type": "boolean"},
+        "allow_public_ssh_keys": {"default": True, "type": "boolean"},
+        "disable_root": {"default": True, "type": "boolean"},
         "disable_root_opts": {"type": "string"},
     },
     keys=(),

@@ -20,8 +20,8 @@ LINES = 30  # at most: keys_to_console, whose lines tools look for, shares the c
     stage=Stage.FINAL,
     frequency=Frequency.INSTANCE,
     schema={
-        "no_ssh_fingerprints": {"type": "boolean"},
-        "authkey_hash": {"type": "string", "enum": HASHES, "examples": ["sha512"]},
+        "no_ssh_fingerprints": {"default": False, "type": "boolean"},
+        "authkey_hash": {"default": "sha256", "type": "string", "enum": HASHES, "examples": ["sha512"]},
     },
     keys=(),
     light=True,

@@ -23,7 +23,11 @@ ff02::2 ip6-allrouters
     stage=Stage.NETWORK,
     frequency=Frequency.ALWAYS,
     schema={
-        "manage_etc_hosts": {"enum": [True, False, "localhost", "template"], "examples": [True, "localhost"]},
+        "manage_etc_hosts": {
+            "default": False,
+            "enum": [True, False, "localhost", "template"],
+            "examples": [True, "localhost"],
+        },
         "hostname": hostname.SCHEMA["hostname"],
         "fqdn": hostname.SCHEMA["fqdn"],
     },
