@@ -32,6 +32,10 @@ EXTEND: Any = validators.extend  # has no types
 VALIDATOR = EXTEND(Draft7Validator, type_checker=TEXTS)(SCHEMA)
 KNOWN = {**CORE_SCHEMA, **modules.schemas(fresh=True)}
 
+SOON = set(
+    """apt apt_pipelining apt_sources apt_mirror apt_proxy byobu_by_default grub_dpkg grub-dpkg manage_resolv_conf
+    resolv_conf consume lease""".split()
+)
 # Keys that the checker takes as they are, and why a schema does not; each has a test of its own below.
 ELSEWHERE = {"metadata_access": "the lock-down judges it: what it cannot read means `root`, and is reported there"}
 
@@ -191,3 +195,12 @@ def walk(schema: Any) -> Iterator[dict[str, Any]]:
         yield schema
     for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
         yield from walk(each)
+
+
+def test_what_does_nothing_is_listed_with_the_reason() -> None:
+    text = (Path(__file__).parents[2] / "docs/differences.md").read_text(encoding="utf-8")
+    table = text.partition("## Keys that do nothing here")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert all(len(row.strip("| ").split(" | ")) == 3 for row in rows)
+    listed = set(re.findall(r"`([\w-]+)`", " ".join(row.split(" | ")[0] for row in rows)))
+    assert listed == set(NOT_HERE) - SOON
