@@ -72,14 +72,14 @@ def have(host: Host) -> Have:
     return Have(frozenset(names), versions)
 
 
-def update(host: Host, folder: str, *, sleep: Callable[[float], None] = time.sleep) -> bool:
+def update(host: Host, folder: str, *, anew: bool = False, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Fetch the package lists, unless we did so just now; tell whether that was needed.
 
-    `folder`: the instance's, where the time is kept. Raises CommandError.
+    `folder`: the instance's, where the time is kept. `anew`: the sources have changed. Raises CommandError.
     """
     place = f"{folder}/apt-update"
     stamp = host.text(place) or ""
-    if stamp.isdigit() and 0 <= host.now() - int(stamp) < FRESH:
+    if not anew and stamp.isdigit() and 0 <= host.now() - int(stamp) < FRESH:
         return False
     ran = apt_get(host, ["update"], sleep=sleep)
     if ran:

@@ -10,12 +10,27 @@ if TYPE_CHECKING:
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 
 
+class Apt(NamedTuple):
+    """Where packages come from. primary, security: mirrors; path: the file of sources, `.sources` for deb822."""
+
+    primary: str
+    security: str
+    components: str
+    keyring: str
+    kinds: str  # "deb", or "deb deb-src"
+    path: str
+    preserve: bool  # whether the image's own sources stay unless the owner says otherwise
+    regional: str = ""  # the mirror of an EC2 region
+
+
 class Distro(NamedTuple):
     """What differs between distributions. name: `ID` of os-release; version: `VERSION_ID`, None on testing."""
 
     name: str
     version: str | None
     default_user: dict[str, Any]
+    codename: str
+    apt: Apt
 
 
 def _user(name: str, groups: str, gecos: str) -> dict[str, Any]:
@@ -36,6 +51,40 @@ DEFAULT_USERS = {
 }
 
 
+LEGACY = "/etc/apt/sources.list"
+DEBIAN = Apt(
+    "https://deb.debian.org/debian",
+    "https://deb.debian.org/debian-security",
+    "main",
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+    "deb deb-src",
+    "/etc/apt/sources.list.d/debian.sources",
+    preserve=True,
+)
+UBUNTU = Apt(
+    "http://archive.ubuntu.com/ubuntu",
+    "http://security.ubuntu.com/ubuntu",
+    "main universe restricted multiverse",
+    "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+    "deb",
+    "/etc/apt/sources.list.d/ubuntu.sources",
+    preserve=False,
+    regional="http://{region}.ec2.archive.ubuntu.com/ubuntu",
+)
+# By name and version: codename, and how apt is set up. The first of a name is for its versions that are not listed.
+RELEASES: dict[str, dict[str, tuple[str, Apt]]] = {
+    "debian": {
+        "13": ("trixie", DEBIAN),
+        "12": ("bookworm", DEBIAN._replace(path=LEGACY)),
+    },
+    "ubuntu": {
+        "26.04": ("resolute", UBUNTU),
+        "24.04": ("noble", UBUNTU),
+        "22.04": ("jammy", UBUNTU._replace(path=LEGACY)),
+    },
+}
+
+
 def read(host: Host) -> Distro:
     """Return the facts about the tree's distribution, from os-release; an unknown one is taken for Debian-like."""
     values: dict[str, str] = {}
@@ -43,5 +92,8 @@ def read(host: Host) -> Distro:
         for line in (host.text(path) or "").splitlines():
             key, _, value = line.partition("=")
             values.setdefault(key, value.strip().strip('"'))
-    name = values.get("ID", "debian")
-    return Distro(name, values.get("VERSION_ID"), DEFAULT_USERS.get(name, DEFAULT_USERS["debian"]))
+    name, version = values.get("ID", "debian"), values.get("VERSION_ID")
+    known = RELEASES.get(name, RELEASES["debian"])
+    codename, apt = known.get(version or "", next(iter(known.values())))
+    named = values.get("VERSION_CODENAME") or values.get("DEBIAN_CODENAME") or codename
+    return Distro(name, version, DEFAULT_USERS.get(name, DEFAULT_USERS["debian"]), named, apt)

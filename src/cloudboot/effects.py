@@ -321,6 +321,8 @@ EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "update-ca-certificates": update_ca_certificates,
     "debconf-set-selections": None,
     "dd": dd,
+    "dpkg-reconfigure": None,
+    "add-apt-repository": None,
     **dict.fromkeys(("modprobe", "snap", "lxd", "lxc", "pro", "landscape-config")),
     "nft": None,
     "ip": None,
@@ -397,6 +399,11 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("pro", "status"), True),
     (("landscape-config", "--silent", "--is-registered"), True),
     (("snap", "wait"), False),
+    (("dpkg", "--print-architecture"), True),
+    (("getent", "ahosts"), True),
+    (("grub-probe",), True),
+    (("udevadm", "info"), True),
+    (("snap", "list"), True),
     (("systemctl", "show", "-p", "Job,ActiveState"), False),  # whether to wait for systemd: a plan waits for nothing
     (("systemctl", "show"), True),
     (("sshd", "-t"), False),  # would judge the files of now, not those of then

@@ -59,18 +59,30 @@ def package_update_upgrade_install(ctx: Context) -> None:
     A package that is there already is not asked for again; one that fails does not keep the others from being
     installed. Another apt at work (apt-daily) is waited for, for at most two minutes.
     """
-    host, folder = ctx.host, ctx.commands.folder
+    host = ctx.host
     words = [word for pointer, entry in entries(ctx) for word in [word_of(entry, ctx, pointer)] if word]
+    snaps = [
+        entry for item in ctx.config.get("packages") or () if isinstance(item, dict) for entry in item.get("snap", ())
+    ]
     upgrade = wanted(ctx, "upgrade")
     if host.live and host.which("apt-get") is None:
         ctx.fail("apt-get: not found: packages are installed on Debian and its descendants only")
         return
     present = apt.have(host) if words else None
     missing = [word for word in dict.fromkeys(words) if present is None or not present.satisfies(word)]
+    install_snaps(ctx, snaps)
     if not (missing or upgrade or wanted(ctx, "update")):
         return
+    from_apt(ctx, missing, upgrade=upgrade)
+    if wanted(ctx, "reboot_if_required") and (upgrade or words):
+        reboot(ctx)
+
+
+def from_apt(ctx: Context, missing: list[str], *, upgrade: bool) -> None:
+    """Fetch the lists, upgrade, install what is missing; each failure is said and the rest goes on."""
+    host = ctx.host
     try:
-        apt.update(host, folder)
+        apt.update(host, ctx.commands.folder)
     except CommandError as error:
         ctx.fail(f"apt-get update: {apt.reason(error)}")
     if upgrade:
@@ -82,8 +94,24 @@ def package_update_upgrade_install(ctx: Context) -> None:
     if missing:
         for word, reason in apt.install(host, missing).items():
             ctx.fail(f"{word}: not installed: {reason}")
-    if wanted(ctx, "reboot_if_required") and (upgrade or words):
-        reboot(ctx)
+
+
+def install_snaps(ctx: Context, entries: list[str | list[str]]) -> None:
+    """Install snaps that are not there; a list is a snap and its options (`[lxd, --channel=latest/stable]`)."""
+    host = ctx.host
+    if not entries:
+        return
+    if host.live and host.which("snap") is None:
+        ctx.fail("snap: not found: snaps are installed where there is snapd")
+        return
+    there = {line.split()[0] for line in host.ask(["snap", "list"]).output.splitlines()[1:] if line.split()}
+    for entry in entries:
+        words = [entry] if isinstance(entry, str) else [str(word) for word in entry]
+        if words and words[0] not in there:
+            try:
+                host.run(["snap", "install", *words], live=apt.LIVE)
+            except CommandError as error:
+                ctx.fail(str(error))
 
 
 def wanted(ctx: Context, what: str) -> bool:
@@ -99,8 +127,6 @@ def entries(ctx: Context) -> Iterator[tuple[Pointer, Any]]:
             continue
         for place, entry in enumerate(item.get("apt", ())):
             yield ("packages", number, "apt", place), entry
-        if item.get("snap"):
-            ctx.report(f"packages[{number}].snap: not supported yet: left out", ("packages", number, "snap"))
 
 
 def word_of(entry: str | list[str], ctx: Context, pointer: Pointer) -> str:

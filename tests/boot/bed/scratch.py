@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from typing import Self
 
@@ -68,8 +69,8 @@ class Scratch:
 
     def directory(self, prefix: str) -> str:
         """Create an empty directory with a name of its own and return its path."""
-        path = f"{self.path}/{prefix}-{secrets.token_hex(3)}"
-        os.mkdir(path, 0o755)
+        path = tempfile.mkdtemp(prefix=f"{prefix}-", dir=self.path)  # tries another name where one is taken
+        os.chmod(path, 0o755)
         return path
 
 

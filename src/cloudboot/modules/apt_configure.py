@@ -1,0 +1,372 @@
+"""apt_configure: where packages come from, and whom apt trusts."""
+
+from __future__ import annotations
+
+import re
+
+from cloudboot import apt, apt_sources, distro, openpgp
+from cloudboot.errors import CloudbootError, CommandError
+from cloudboot.module import Context, Frequency, Level, Stage, module
+from cloudboot.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudboot.checker import Schema
+    from cloudboot.distro import Distro
+    from cloudboot.problem import Pointer
+
+LISTS = "/etc/apt/sources.list.d"
+KEYS, OWN_KEYS = "/etc/apt/trusted.gpg.d", "/etc/apt/cloud-init.gpg.d"  # for every source; for one, as `$KEY_FILE`
+# Names that configuration management looks for: cloud-init's.
+PROXY, CONF = "/etc/apt/apt.conf.d/90cloud-init-aptproxy", "/etc/apt/apt.conf.d/94cloud-init-config"
+KEYSERVER = "keyserver.ubuntu.com"
+KEYSERVER_TRIES, KEYSERVER_TIME = 3, 30.0  # seconds
+ADD_APT_REPO = r"^[\w-]+:\w"  # "ppa:owner/name"
+TEMPLATE_LIMIT = 1 << 20  # characters
+PROXIES = {"proxy": "http", "http_proxy": "http", "ftp_proxy": "ftp", "https_proxy": "https"}
+REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]+"  # what is a region of EC2's, and may become a part of a host's name
+
+TEXT: Schema = {"type": "string"}
+KEY_ID: Schema = {"type": "string", "pattern": r"^(0[xX])?[0-9A-Fa-f ]{8,60}$(?!\n)", "x-form": "a key's id"}
+MIRRORS: Schema = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["arches"],
+        "properties": {
+            "arches": {"type": "array", "items": TEXT, "minItems": 1},
+            "uri": TEXT,
+            "search": {"type": "array", "items": TEXT, "minItems": 1},
+            "search_dns": {"type": "boolean"},
+            "keyid": KEY_ID,
+            "key": TEXT,
+            "keyserver": {"default": KEYSERVER, **TEXT},
+        },
+    },
+}
+SOURCES: Schema = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "source": TEXT,
+            "keyid": KEY_ID,
+            "key": TEXT,
+            "keyserver": {"default": KEYSERVER, **TEXT},
+            "filename": {"type": "string", "pattern": r"^[^\0\n]+$(?!\n)", "x-form": "a file's name"},
+            "append": {"default": True, "type": "boolean"},
+        },
+    },
+}
+OLD = "22.1: write apt"
+
+
+@module(
+    stage=Stage.CONFIG,
+    frequency=Frequency.INSTANCE,
+    schema={
+        "apt": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "preserve_sources_list": {"type": "boolean"},
+                "disable_suites": {"type": "array", "items": TEXT},
+                "primary": MIRRORS,
+                "security": MIRRORS,
+                "add_apt_repo_match": {"default": ADD_APT_REPO, **TEXT},
+                "debconf_selections": {"type": "object", "additionalProperties": {"type": "string", "x-secret": True}},
+                "sources_list": TEXT,
+                "conf": TEXT,
+                **{name: {"type": "string", "x-secret": True} for name in PROXIES},
+                "sources": SOURCES,
+            },
+            "examples": [
+                {
+                    "preserve_sources_list": False,
+                    "primary": [{"arches": ["default"], "uri": "http://mirror.example.com/debian"}],
+                    "sources": {
+                        "example.list": {"source": "deb https://apt.example.com $RELEASE main", "keyid": "F430BBA5"}
+                    },
+                }
+            ],
+        },
+        "apt_sources": {
+            "type": "array",
+            "items": {**SOURCES["additionalProperties"], "required": ["source"]},
+            "deprecated": OLD,
+        },
+        "apt_mirror": {**TEXT, "deprecated": OLD},
+        "apt_mirror_search": {"type": "array", "items": TEXT, "deprecated": OLD},
+        "apt_mirror_search_dns": {"type": "boolean", "deprecated": OLD},
+        **{f"apt_{name}": {"type": "string", "x-secret": True, "deprecated": OLD} for name in PROXIES},
+        "apt_preserve_sources_list": {"type": "boolean", "deprecated": OLD},
+        "apt_custom_sources_list": {**TEXT, "deprecated": OLD},
+        "add_apt_repo_match": {**TEXT, "deprecated": OLD},
+    },
+    network=True,
+)
+def apt_configure(ctx: Context) -> None:
+    """Set up apt: mirrors, sources in both styles with their keys, proxies, settings, answers to debconf's questions.
+
+    The image's own sources are replaced by `sources_list`, or by the distribution's from `primary` and `security`, only
+    with `preserve_sources_list: false` (Ubuntu's default). In `sources`, `$RELEASE`, `$MIRROR`, `$PRIMARY`, `$SECURITY`
+    are filled in, and `$KEY_FILE` makes the entry's key count for it alone. A key is given armoured, or fetched from
+    `keyserver` by `keyid`, and then must have that id. `apt-get update` follows where sources have changed.
+    """
+    settings = wanted(ctx)
+    host, facts = ctx.host, distro.read(ctx.host)
+    answer_debconf(ctx, settings.get("debconf_selections") or {})
+    mirrors = choose(ctx, settings, facts)
+    changed = write_list(ctx, settings, facts, mirrors)
+    lines = [f'Acquire::{PROXIES[name]}::Proxy "{settings[name]}";\n' for name in PROXIES if settings.get(name)]
+    for path, text in ((PROXY, "".join(lines)), (CONF, ended(settings.get("conf") or ""))):
+        if text:
+            host.write(path, text, mode=0o600 if "@" in text and path == PROXY else 0o644)
+        else:
+            host.remove(path)
+    for name, entry in (settings.get("sources") or {}).items():
+        changed = add(ctx, name, entry, settings, {**mirrors, "RELEASE": facts.codename}) or changed
+    if changed:
+        try:
+            apt.update(host, ctx.commands.folder, anew=True)
+        except CommandError as error:
+            ctx.fail(f"apt-get update: {apt.reason(error)}")
+
+
+def wanted(ctx: Context) -> dict[str, Any]:
+    """Return the settings; where there is no `apt`, those that the old keys stand for."""
+    config = ctx.config
+    if "apt" in config:
+        return dict(config["apt"])
+    settings = {name: config[f"apt_{name}"] for name in PROXIES if f"apt_{name}" in config}
+    names = {"preserve_sources_list": "apt_preserve_sources_list", "sources_list": "apt_custom_sources_list"}
+    settings |= {new: config[old] for new, old in names.items() if old in config}
+    if "add_apt_repo_match" in config:
+        settings["add_apt_repo_match"] = config["add_apt_repo_match"]
+    mirror = {"uri": "apt_mirror", "search": "apt_mirror_search", "search_dns": "apt_mirror_search_dns"}
+    primary = {new: config[old] for new, old in mirror.items() if old in config}
+    if primary:
+        settings["primary"] = [{"arches": ["default"], **primary}]
+    sources = config.get("apt_sources") or ()
+    settings["sources"] = {
+        entry.get("filename") or f"cloud_config_sources_{number}.list": entry for number, entry in enumerate(sources)
+    }
+    return settings
+
+
+def answer_debconf(ctx: Context, selections: dict[str, str]) -> None:
+    """Tell debconf the owner's answers, once; a package that is there has asked its questions already."""
+    text = "\n".join(ended(selections[name]).rstrip("\n") for name in sorted(selections)) + "\n"
+    if not selections or ctx.applied(text):
+        return
+    try:
+        ctx.host.run(["debconf-set-selections"], stdin=text.encode())
+    except CommandError:  # what it complains about may hold an answer
+        ctx.fail("debconf-set-selections: not understood: a line is `package question type value`")
+        return
+    there = apt.have(ctx.host).names
+    asked = {line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")}
+    for name in sorted(asked & there):
+        told = f"apt.debconf_selections: {name} is installed already: `dpkg-reconfigure {name}` takes the answers up"
+        ctx.report(told, ("apt", "debconf_selections"), Level.WARNING)
+    ctx.note_applied(text)
+
+
+# -- mirrors
+
+
+def choose(ctx: Context, settings: dict[str, Any], facts: Distro) -> dict[str, str]:
+    """Return the mirrors by the names that texts use."""
+    primary = of_owner(ctx, settings, "primary", facts)
+    security = of_owner(ctx, settings, "security", facts)
+    if primary is not None:
+        security = security or primary
+    else:
+        primary = regional(ctx, facts) or facts.apt.primary
+    found = {"PRIMARY": primary, "SECURITY": security or facts.apt.security, "MIRROR": primary}
+    return {name: uri.rstrip("/") for name, uri in found.items()}
+
+
+def of_owner(ctx: Context, settings: dict[str, Any], kind: str, facts: Distro) -> str | None:
+    """Return the mirror that the owner wants for this architecture; the first of `search` that has an address."""
+    entry = entry_for(ctx, settings.get(kind) or ())
+    if entry is None or "uri" in entry:
+        return str(entry["uri"]) if entry is not None else None
+    candidates = list(entry.get("search") or ())
+    if entry.get("search_dns"):
+        domain = str(ctx.config.get("fqdn") or ctx.instance.hostname or "").partition(".")[2]
+        word = "mirror" if kind == "primary" else "security-mirror"
+        ends = [f".{domain}"] * bool(domain) + [".localdomain", ""]
+        candidates += [f"http://{facts.name}-{word}{end}/{facts.name}" for end in ends]
+    for uri in candidates:
+        if resolves(ctx, uri):
+            return str(uri)
+    ctx.report(f"apt.{kind}: none of {', '.join(candidates)} has an address", ("apt", kind), Level.WARNING)
+    return None
+
+
+def entry_for(ctx: Context, entries: Any) -> dict[str, Any] | None:
+    """Return the entry for this machine's architecture, else the one for `default`."""
+    if not entries:
+        return None
+    mine = ctx.host.ask(["dpkg", "--print-architecture"]).output.strip() or "amd64"
+    for name in (mine, "default"):
+        for entry in entries:
+            if name in entry["arches"]:
+                return dict(entry)
+    return None
+
+
+def regional(ctx: Context, facts: Distro) -> str | None:
+    """Return the mirror of this EC2 region, where the distribution has one and it has an address."""
+    region = ctx.instance.region or ""
+    if not facts.apt.regional or ctx.instance.platform != "aws" or not re.fullmatch(REGION, region):
+        return None
+    uri = facts.apt.regional.format(region=region)
+    return uri if resolves(ctx, uri) else None
+
+
+def resolves(ctx: Context, uri: str) -> bool:
+    """Tell whether the host of a URI has an address."""
+    host = re.sub(r"^\w+://([^@/]*@)?|[:/].*$", "", uri)
+    return bool(host) and ctx.host.ask(["getent", "ahosts", host], timeout=20).ok
+
+
+def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: dict[str, str]) -> bool:
+    """Replace the image's sources where the owner wants that; tell whether that changed something."""
+    if settings.get("preserve_sources_list", facts.apt.preserve):
+        for key in ("sources_list", "primary", "security", "disable_suites"):
+            if settings.get(key) and "preserve_sources_list" not in settings:
+                told = f"apt.{key}: counts only with `preserve_sources_list: false`: the image's sources stay"
+                ctx.report(told, ("apt", key), Level.WARNING)
+        return False
+    keys = {}
+    for kind in ("primary", "security"):
+        entry = entry_for(ctx, settings.get(kind) or ())
+        if entry is not None and ("key" in entry or "keyid" in entry):
+            path = f"{OWN_KEYS}/{kind}.gpg"
+            if add_key(ctx, entry, path, ("apt", kind)):
+                keys[kind.upper()] = path
+    text = settings.get("sources_list")
+    if text is None:
+        text = apt_sources.standard(facts, mirrors, keys)
+    else:
+        rendered = own_list(ctx, text, facts, mirrors, keys)
+        if rendered is None:
+            return False
+        text = rendered
+    text = apt_sources.without_suites(text, settings.get("disable_suites") or (), facts.codename)
+    deb822 = f"{LISTS}/{facts.name}.sources"
+    if not apt_sources.is_deb822(text):
+        changed = ctx.host.write(distro.LEGACY, text)
+        return ctx.host.remove(deb822) or changed
+    changed = ctx.host.write(deb822, text)
+    # Else every source is there twice.
+    return ctx.host.remove(distro.LEGACY) or changed
+
+
+def own_list(ctx: Context, text: str, facts: Distro, mirrors: dict[str, str], keys: dict[str, str]) -> str | None:
+    """Render the owner's list: jinja where its first line says so, `$NAME` else; None if it cannot be."""
+    names = {"RELEASE": facts.codename, "codename": facts.codename, **mirrors}
+    names |= {name.lower(): uri for name, uri in mirrors.items()}
+    names |= {f"{kind.lower()}_key": path for kind, path in keys.items()}
+    if not text.lstrip().lower().startswith("## template:"):
+        return ended(apt_sources.filled_in(text, names))
+    from cloudboot.userdata.template import TemplateFault, render, without_header
+
+    try:
+        return ended(render(without_header(text).lstrip("\n"), names, TEMPLATE_LIMIT).text)
+    except TemplateFault as error:
+        told = str(error).removesuffix(": left out")
+        ctx.report(f"apt.sources_list: {told}: the image's sources stay", ("apt", "sources_list"))
+        return None
+
+
+# -- sources and keys
+
+
+def add(ctx: Context, name: str, entry: dict[str, Any], settings: dict[str, Any], names: dict[str, str]) -> bool:
+    """Add a source of the owner's with its key; tell whether that changed something."""
+    host, place = ctx.host, ("apt", "sources", name)
+    path = file_of(entry.get("filename") or name)
+    stem = path.rpartition("/")[2].rpartition(".")[0]
+    source = entry.get("source", "")
+    own = "$KEY_FILE" in source
+    key_path = f"{OWN_KEYS if own else KEYS}/{stem}.gpg"
+    changed = False
+    if "key" in entry or "keyid" in entry:
+        count = len(host.changes)
+        if not add_key(ctx, entry, key_path, place):
+            return False
+        changed = len(host.changes) > count
+    source = apt_sources.filled_in(source, {**names, "KEY_FILE": key_path})
+    if not source.strip():
+        return changed
+    if re.match(settings.get("add_apt_repo_match") or ADD_APT_REPO, source):
+        return add_repository(ctx, source, place) or changed
+    if apt_sources.is_deb822(source):
+        path = f"{path.removesuffix('.list')}.sources" if path.endswith(".list") else path
+    text = (host.text(path) or "") if entry.get("append", True) else ""
+    return host.write(path, apt_sources.with_entry(text, source)) or changed
+
+
+def file_of(name: str) -> str:
+    """Return the path of a source's file."""
+    path = name if name.startswith("/") else f"{LISTS}/{name.replace('/', '_')}"
+    return path if path.endswith((".list", ".sources")) else f"{path}.list"
+
+
+def add_repository(ctx: Context, source: str, place: Pointer) -> bool:
+    """Have add-apt-repository take what it alone understands (`ppa:owner/name`), unless a file names it already."""
+    owner = source.partition(":")[2]
+    if any(owner in (ctx.host.text(f"{LISTS}/{name}") or "") for name in ctx.host.listdir(LISTS)):
+        return False
+    if ctx.host.live and ctx.host.which("add-apt-repository") is None:
+        ctx.fail(f"{source}: add-apt-repository: not found: install software-properties-common", place)
+        return False
+    try:
+        ctx.host.run(["add-apt-repository", "--yes", "--no-update", source], live="asks the network", timeout=120)
+    except CommandError as error:
+        ctx.fail(str(error), place)
+        return False
+    return True
+
+
+def add_key(ctx: Context, entry: dict[str, Any], path: str, place: Pointer) -> bool:
+    """Write a key where apt finds it; tell whether it is there. A source without its key is not added."""
+    try:
+        keys = openpgp.dearmor(entry["key"]) if "key" in entry else fetched(ctx, entry, path)
+    except CloudbootError as error:
+        told = f"{'.'.join(map(str, place))}: {error}: this source is left out"
+        (ctx.report if "key" in entry else ctx.fail)(told, place)
+        return False
+    if keys is not None:
+        ctx.host.write(path, keys)
+    return True
+
+
+def fetched(ctx: Context, entry: dict[str, Any], path: str) -> bytes | None:
+    """Return a key from the key server; None if the one that is there has this id. Raises CloudbootError."""
+    wish = re.sub(r"^0[xX]|\s", "", entry["keyid"]).upper()
+    have = ctx.host.read(path)
+    if have is not None and any(each.endswith(wish) for each in openpgp.fingerprints(have)):
+        return None
+    server = entry.get("keyserver") or KEYSERVER
+    base = re.sub(r"^hkp(s?)://", r"http\1://", server) if "://" in server else f"https://{server}"
+    if server.startswith("hkp://") and not re.search(r":\d+$", server):
+        base += ":11371"
+    url = f"{base.rstrip('/')}/pks/lookup?op=get&options=mr&search=0x{wish}"
+    answer = ctx.fetcher.get(url, tries=KEYSERVER_TRIES, deadline=KEYSERVER_TIME)
+    keys = openpgp.dearmor(answer.body.decode("ascii", "replace"))
+    found = openpgp.fingerprints(keys)
+    if not any(each.endswith(wish) for each in found):
+        raise CloudbootError(f"{server} has sent another key than {wish}: {found[0]}")
+    if len(openpgp.fingerprints(keys, (openpgp.PUBLIC_KEY,))) > 1:  # one that is right would let in the others
+        raise CloudbootError(f"{server} has sent more than the key {wish}")
+    return keys
+
+
+def ended(text: str) -> str:
+    """Return a text whose last line ends."""
+    return text if not text or text.endswith("\n") else f"{text}\n"
