@@ -58,7 +58,7 @@ class Agents:
             trees = stack.enter_context(Trees())
             self.scratch = stack.enter_context(Scratch())
             self.key = KeyPair.create(self.scratch.file("id_ed25519"))
-            common = stack.enter_context(trees.get(self.suite, extra=("cloud-init",)).overlay(self.scratch))
+            common = stack.enter_context(trees.get(self.suite, extra=("cloud-init", "gnupg")).overlay(self.scratch))
             _common(common.path, self.scratch)
             for name in AGENTS:
                 view = stack.enter_context(common.tree().overlay(self.scratch))
