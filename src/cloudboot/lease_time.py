@@ -1,7 +1,7 @@
 """When a lease ends: pure arithmetic on instants (Unix seconds) and on a boot's monotonic seconds (`up`).
 
 The mark is when the machine must be off, the end (mark minus margin) is when closing begins. Across boots the mark is
-kept on the wall clock; inside a boot it is fixed once on the monotonic clock, so that a clock that jumps does not move it.
+kept on the wall clock; inside a boot it is fixed once on the monotonic clock: a clock that jumps does not move it.
 """
 
 from __future__ import annotations

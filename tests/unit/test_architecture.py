@@ -16,13 +16,13 @@ ROWS = [
     "typed errors problem process root checker netlink handler_host",
     "actions log host http",
     "instance route disks filesystems distro firewall fstab hostname passwords apt",
-    "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock",
+    "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",
     "blank partitioning formatting",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked",
-    "ledger commands module scripts written_files",
+    "ledger commands module scripts written_files lease_units leases",
     "modules",
     "store schema runner compose includes check",
-    "boot report single bake demo plan plan_text planning query disks_verb",
+    "lease_work lease_suites lease_verb boot report single bake demo plan plan_text planning query disks_verb",
     "cli __main__",
 ]
 HEAVY = {

@@ -31,6 +31,7 @@ ORDER = (
     "ssh",
     "set_passwords",
     # config
+    "lease",
     "ssh_import_id",
     "keyboard",
     "locale",
