@@ -137,11 +137,14 @@ def judged(host: Host, lease: Lease, run: dict[str, Any]) -> dict[str, Any]:
         (int(facts.get("ExecMainExitTimestampMonotonic") or 0) - int(facts.get("ExecMainStartTimestampMonotonic") or 0))
         / 1e6,
     )
+    closing = host.exists(units.CLOSING)
     state = DONE if exited and status == 0 else FAILED
-    if facts.get("Result") == "timeout" and not host.exists(units.CLOSING):
+    if state == FAILED and closing:
+        state = STOPPED
+    elif facts.get("Result") == "timeout":
         state = TIMED_OUT
-    elif host.exists(units.CLOSING) or (not exited and facts.get("Result") == "success"):
-        state = state if state == DONE else STOPPED
+    elif not exited and facts.get("Result") == "success":  # somebody stopped it: as a rule a shutdown
+        state = INTERRUPTED
     entry = host.look(f"{leases.CURRENT}/output/{run['name']}")
     found = {"exit" if exited else "signal": status, "result": facts.get("Result", "")}
     ended = {**run, **found, "state": state, "seconds": round(seconds, 3)}
