@@ -180,14 +180,19 @@ def begin_work(host: Host, lease: Lease) -> None:
     if after.startswith("/"):
         host.run(["systemctl", "start", "--no-block", f"{units.PREFIX}-spare.path"], live=live)
         return
-    state = host.ask(["systemctl", "show", "-p", "Job,ActiveState", after], timeout=10).output.split()
-    if "ActiveState=inactive" in state and not any(word.startswith("Job=") and word != "Job=0" for word in state):
+    if after != units.MAIN_JOB and not awaited(host, after):
         # Nobody starts it in this boot yet: whoever does, starts the spare work after it.
         path = f"{units.FOLDER}/{after}.d/50-{units.PREFIX}.conf"
         if host.write(path, f"[Unit]\nWants={units.SPARE}\n"):
             host.run(["systemctl", "daemon-reload"], live=live)
         return
     host.run(["systemctl", "start", "--no-block", units.SPARE], live=live)
+
+
+def awaited(host: Host, unit: str) -> bool:
+    """Tell whether a unit is up, or has been, or is to come up in this boot."""
+    state = host.ask(["systemctl", "show", "-p", "ActiveState,Job", unit], timeout=10).output.split()
+    return "ActiveState=inactive" not in state or any(word not in ("Job=", "Job=0") for word in state if "Job=" in word)
 
 
 def disarm(host: Host, patience: float = 60) -> None:

@@ -116,6 +116,7 @@ def nothing(facts: Facts) -> bool:
         }
     },
     metadata=True,
+    essential=True,  # a list of modules that was copied from somewhere does not keep a machine running
     light=True,
     idle=nothing,
 )
