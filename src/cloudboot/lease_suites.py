@@ -7,7 +7,6 @@ A tool that is missing is said, and never installed. SIGTERM ends the tool, whos
 from __future__ import annotations
 
 import json
-import time
 
 from cloudboot.typed import TYPE_CHECKING, Any
 
@@ -30,14 +29,17 @@ def run(host: Host, name: str, peer: str | None, write: Callable[[str], Any]) ->
     import signal
 
     # systemd sends SIGTERM to the tool too: wait for what it says then.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     suites: dict[str, Callable[[], Suite]] = {
         "disk": lambda: disk(host),
         "network": lambda: network(host, peer),
         "cpu": lambda: cpu(host),
         "idle": lambda: idle(host),
     }
-    result = {"suite": name, **suites[name]()}
+    try:
+        result = {"suite": name, **suites[name]()}
+    finally:
+        signal.signal(signal.SIGTERM, before)
     write(json.dumps(result) + "\n")
     return 1 if "error" in result else 0
 
@@ -80,6 +82,8 @@ def fio(text: str) -> Suite:
         return {}
     measured = {}
     for job in jobs:
+        if not job.get("job_runtime"):
+            continue  # its turn did not come
         side = job["write" if "write" in job["jobname"] else "read"]
         latency = side.get("clat_ns", {})
         slowest = latency.get("percentile", {}).get("99.000000")
@@ -89,7 +93,7 @@ def fio(text: str) -> Suite:
             "latency_ms": round(latency.get("mean", 0.0) / 1e6, 3),
             **({"latency_p99_ms": round(slowest / 1e6, 3)} if slowest is not None else {}),
         }
-    return {"tool": str(values.get("fio version", "fio")), "measured": measured}
+    return {"tool": str(values.get("fio version", "fio")), "measured": measured} if measured else {}
 
 
 # -- network
@@ -159,7 +163,18 @@ def stress_ng(text: str) -> Suite:
 # -- idle
 
 
-def idle(host: Host, sleep: Callable[[float], None] = time.sleep, seconds: float = IDLE_SECONDS) -> Suite:
+def wait(seconds: float) -> None:
+    """Wait without waking up in between; SIGTERM ends it."""
+    import signal
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        signal.sigtimedwait({signal.SIGTERM}, seconds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def idle(host: Host, sleep: Callable[[float], None] = wait, seconds: float = IDLE_SECONDS) -> Suite:
     """Watch a machine that should be doing nothing: what it does all the same, and what its neighbours take."""
     before = counters(host)
     sleep(seconds)

@@ -336,6 +336,7 @@ def extends(host: Host, lease: Lease) -> bool:
         host.log.say(f"lease: not extended: its max is {stamp(lease.term.most)}")
         return False
     patience = max(2, min(30, int(wanted.margin * 0.1)))
+    host.log.audit("command", "lease: extend_while")
     if host.spawn(["/bin/sh", "-c", command], timeout=patience).status != 0:
         host.log.say("lease: extend_while does not hold: it ends now")
         return False

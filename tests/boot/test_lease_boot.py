@@ -264,6 +264,13 @@ def test_cancel_holds_until_the_next_start(trixie: World) -> None:
         assert status(trixie)["state"] == "armed"
         assert 2500 < status(trixie)["left"] < 2700
 
+        # Somebody else's shutdown is reported too, before the machine stops.
+        trixie.inside("rm /var/tmp/report.json")
+        trixie.box.poweroff()
+        assert [run["state"] for run in json.loads(disk(trixie, "/var/tmp/report.json"))["run"]] == ["interrupted"]
+        trixie.box.boot()
+        trixie.box.wait_settled()
+
         bad = f"#cloud-config\nlease:\n{lease}  then: halt\n"
         service.set_user_data(bad.encode())
         trixie.reboot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_boot_that_took_longer_than_its_lease_has_one_from_now() -> None:
         ({"until": "2023-13-14T22:15:00Z"}, "is no time"),
     ],
 )
-def test_mistakes(changed: dict[str, str], told: str) -> None:
+def test_mistakes(changed: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         settle(HOURLY._replace(**changed), None, now(20))
 
