@@ -7,6 +7,8 @@ in for boots in which nobody has armed the lease.
 
 from __future__ import annotations
 
+from math import ceil
+
 from cloudboot.lease_time import HOUR_MARK, stamp
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,7 +74,7 @@ def texts(plan: Plan) -> dict[str, str]:
         steady = (
             "DefaultDependencies=no\n" if name in ("guard", "force", "last") else ""
         )  # outlive the shutdown's start
-        timer = f"[Timer]\nOnBootSec={max(1, round(up - plan.base))}\nAccuracySec=100ms\nRemainAfterElapse=yes\n"
+        timer = f"[Timer]\nOnBootSec={max(1, ceil(up - plan.base))}\nAccuracySec=100ms\nRemainAfterElapse=yes\n"
         files[f"{FOLDER}/{PREFIX}-{name}.timer"] = f"[Unit]\nDescription=cloudboot lease: {what}\n{steady}\n{timer}"
         files[f"{FOLDER}/{PREFIX}-{name}.service"] = f"[Unit]\nDescription=cloudboot lease: {what}\n{steady}{service}"
 

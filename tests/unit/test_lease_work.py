@@ -346,4 +346,4 @@ def test_in_a_container_boot_begins_with_its_systemd(tmp_path: Path) -> None:
     machine = Machine(tmp_path, tree=tree, tools=tools)
     timer = machine.host.text("/run/systemd/system/cloudboot-lease-end.timer") or ""
     seconds = int(timer.partition("OnBootSec=")[2].split()[0])
-    assert seconds == round(machine.lease.term.mark_up - 100 - 1000.5)
+    assert seconds == -int(-(machine.lease.term.mark_up - 100 - 1000.5) // 1)
