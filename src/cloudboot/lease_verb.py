@@ -31,8 +31,6 @@ THEN = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's words."""
-    import argparse
-
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     status = actions.add_parser("status", help="say when it ends, what then, and what spare work has run")
     status.add_argument("--format", choices=("text", "json"), default="text")
@@ -40,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     extend.add_argument("duration", metavar="DURATION", help="by this much: 1h, 30m")
     actions.add_parser("cancel", help="take it back until the next stop and start: the machine stays on")
     for name in ("end", "next", "report"):  # for our units
-        actions.add_parser(name, help=argparse.SUPPRESS)
-    note = actions.add_parser("note", help=argparse.SUPPRESS)
+        actions.add_parser(name)
+    note = actions.add_parser("note")
     note.add_argument("name")
     suite = actions.add_parser("suite", help="run a spare-time suite now and print its result as JSON")
     suite.add_argument("suite", choices=("disk", "network", "cpu", "idle"))

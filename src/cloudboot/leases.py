@@ -24,6 +24,7 @@ PUBLIC = f"{RUN}/lease.json"  # for everybody: no commands
 LOCK = f"{RUN}/lease.lock"  # not the boot's: a boot that hangs does not keep a lease from ending
 DOCUMENT = "/run/ec2/dynamic/instance-identity/document"
 PERIOD, MARGIN = "1h", "5m"
+LIVE = "a lease is kept by the running machine's systemd"
 STOPPED = (0, 1, 5, -9, -15)  # of systemctl stop: also one that does not know a unit, or that takes too long
 
 
@@ -154,11 +155,9 @@ def arm(host: Host, lease: Lease, folder: str) -> None:
         host.symlink(units.LATE_LINK, units.LATE[0])
     names = units.timers(made)
     if changed:
-        host.run(["systemctl", "daemon-reload"], live="a lease is kept by the running machine's systemd")
+        host.run(["systemctl", "daemon-reload"], live=LIVE)
     if changed or not host.ask(["systemctl", "is-active", names[-1]], timeout=10).ok:
-        host.run(
-            ["systemctl", "restart", "--no-block", *names], live="a lease is kept by the running machine's systemd"
-        )
+        host.run(["systemctl", "restart", "--no-block", *names], live=LIVE)
 
 
 def scripts(host: Host, lease: Lease, folder: str) -> None:
@@ -176,17 +175,16 @@ def scripts(host: Host, lease: Lease, folder: str) -> None:
 def begin_work(host: Host, lease: Lease) -> None:
     """Let spare work start when the main job is done, at once if it is; once in a boot."""
     after = lease.spec.get("after", units.MAIN_JOB)
-    live = "spare work runs on the running machine"
     if after.startswith("/"):
-        host.run(["systemctl", "start", "--no-block", f"{units.PREFIX}-spare.path"], live=live)
+        host.run(["systemctl", "start", "--no-block", f"{units.PREFIX}-spare.path"], live=LIVE)
         return
     if after != units.MAIN_JOB and not awaited(host, after):
         # Nobody starts it in this boot yet: whoever does, starts the spare work after it.
         path = f"{units.FOLDER}/{after}.d/50-{units.PREFIX}.conf"
         if host.write(path, f"[Unit]\nWants={units.SPARE}\n"):
-            host.run(["systemctl", "daemon-reload"], live=live)
+            host.run(["systemctl", "daemon-reload"], live=LIVE)
         return
-    host.run(["systemctl", "start", "--no-block", units.SPARE], live=live)
+    host.run(["systemctl", "start", "--no-block", units.SPARE], live=LIVE)
 
 
 def awaited(host: Host, unit: str) -> bool:
@@ -203,16 +201,15 @@ def disarm(host: Host, patience: float = 60) -> None:
     paths = ours(host)
     if not paths:
         return
-    live = "a lease is kept by the running machine's systemd"
     names = [path.rpartition("/")[2] for path in paths]
     stopping = [name for name in names if name.endswith((".timer", ".path")) or f"{units.PREFIX}-run-" in name]
     stopping += [name for name in (units.SPARE, units.REPORT) if name in names]
     if stopping:
         host.keep(WriteFile(units.CLOSING, b""))
-        host.run(["systemctl", "stop", *stopping], live=live, accept=STOPPED, timeout=patience)
+        host.run(["systemctl", "stop", *stopping], live=LIVE, accept=STOPPED, timeout=patience)
     for path in [*([units.LATE_LINK] if host.look(units.LATE_LINK, follow=False) else []), *paths]:
         host.remove(path)
-    host.run(["systemctl", "daemon-reload"], live=live)
+    host.run(["systemctl", "daemon-reload"], live=LIVE)
 
 
 def stop_work(host: Host, lease: Lease, patience: float) -> None:
@@ -220,9 +217,8 @@ def stop_work(host: Host, lease: Lease, patience: float) -> None:
     host.keep(WriteFile(units.CLOSING, b""))
     names = [units.job_unit(job["name"]) for job in lease.spec.get("run", ())]
     if names:
-        live = "spare work runs on the running machine"
         words = ["systemctl", "stop", f"{units.PREFIX}-spare.path", units.SPARE, *names]
-        host.run(words, live=live, accept=STOPPED, timeout=patience)
+        host.run(words, live=LIVE, accept=STOPPED, timeout=patience)
 
 
 def ours(host: Host) -> list[str]:

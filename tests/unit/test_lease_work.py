@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -321,6 +322,24 @@ def test_no_lease_is_said(tmp_path: Path) -> None:
     assert machine.said == ["lease: none: nothing ends this machine\n"]
     with pytest.raises(CloudbootError, match="this machine has none"):
         machine.verb("cancel")
+
+
+def test_what_a_boot_without_a_lease_looks_at_is_what_one_with_it_leaves(machine: Machine) -> None:
+    declared = import_module("cloudboot.modules.lease")
+    assert (leases.PUBLIC, lease_units.LATE[0]) == (declared.PUBLIC, declared.LATE)
+    assert machine.host.exists(leases.PUBLIC)
+    assert machine.host.exists(lease_units.LATE[0])
+
+
+def test_an_image_tree_is_not_armed(tmp_path: Path) -> None:
+    book = Book({"user-data": DATA, "tree": {"/proc/uptime": "20.00 0.00\n"}}, tmp_path, "lease")
+    book.host.live = False
+    book.run()
+    [(action, reason)] = book.host.recorded
+    assert action.text == "run systemctl start cloudboot-lease-end.timer"
+    assert leases.LIVE in reason
+    assert not book.host.changes
+    assert not book.host.exists("/etc/systemd/system")
 
 
 # -- the units

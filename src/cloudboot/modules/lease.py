@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cloudboot import hostname, lease_units, leases
 from cloudboot.actions import Remove
 from cloudboot.commands import quote
 from cloudboot.errors import ConfigError
@@ -14,6 +13,9 @@ if TYPE_CHECKING:
     from cloudboot.checker import Schema
     from cloudboot.problem import Pointer
 
+# What tells at every boot that there may be something to take back; without a lease no more than this is loaded.
+PUBLIC = "/run/cloudboot/lease.json"
+LATE = "/etc/systemd/system/cloudboot-lease-late.timer"
 LENGTH: Schema = {"type": "string", "pattern": rf"^{DURATION}$(?!\n)", "x-form": "a duration (55m, 1h30m, 90s)"}
 COMMAND: Schema = {
     "anyOf": [
@@ -47,7 +49,7 @@ JOB: Schema = {
 
 def nothing(facts: Facts) -> bool:
     """Prove that there is no lease, neither a wanted one nor one to take back."""
-    left = (f"{facts.folder}/lease/state.json", lease_units.LATE[0], leases.PUBLIC)
+    left = (f"{facts.folder}/lease/state.json", LATE, PUBLIC)
     return facts.config.get("lease") is None and not any(map(facts.host.exists, left))
 
 
@@ -128,12 +130,17 @@ def lease(ctx: Context) -> None:
     (poweroff). `extend_while` moves the end by a period while it succeeds, up to `max`. `run`: commands and suites for
     the time after the main job. Anything wrong in it means: no lease. `lease: null` takes an image's lease back.
     """
+    from cloudboot import hostname, leases
+
     folder = f"{ctx.commands.folder}/lease"
     wanted = ctx.config.get("lease")
     known = leases.load(ctx.host, folder)
     spec = checked(ctx, wanted) if wanted is not None else None
     if spec is None:
         take_back(ctx, folder)
+        return
+    if not ctx.host.live:
+        ctx.host.run(["systemctl", "start", "cloudboot-lease-end.timer"], live=leases.LIVE)
         return
     names = hostname.resolve(ctx.config, ctx.instance.hostname)
     who = {
@@ -220,6 +227,8 @@ def refuse(ctx: Context, text: str, pointer: Pointer) -> None:
 
 def take_back(ctx: Context, folder: str) -> None:
     """Leave no trace of an earlier lease: this machine has none."""
+    from cloudboot import leases
+
     leases.disarm(ctx.host)
-    for path in (f"{folder}/state.json", leases.PUBLIC):
+    for path in (f"{folder}/state.json", PUBLIC):
         ctx.host.keep(Remove(path))
