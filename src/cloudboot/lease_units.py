@@ -84,7 +84,7 @@ def texts(plan: Plan) -> dict[str, str]:
             told = f"this machine {does} in {when} (lease until {until}): see cloudboot lease status, extend, cancel"
             shown = f'ExecStart=-/usr/bin/echo "cloudboot: {told}"\nExecStart=-/usr/bin/wall "{told}"\n'
             service = f"\n[Service]\nType=oneshot\nStandardOutput=journal+console\nTimeoutStartSec=10\n{shown}"
-            at(f"warn-{number}", end - seconds, f"say that {words} are left", service)
+            at(f"warn-{number}", end - seconds, f"warn {words} before its end", service)
     ours = f"StandardOutput=journal+console\nTimeoutStartSec={max(5, round(plan.margin * LAST))}\n"
     at("end", end, "close it", f"\n[Service]\nType=oneshot\nExecStart={PROGRAM} lease end\n{ours}")
     if plan.then != "nothing":

@@ -30,6 +30,7 @@ FILES = f"{leases.CURRENT}/files"
 OUTPUT_SHOWN = 64 << 10  # bytes of a command's output, its last, in a report
 FILE_SHOWN, FILES_SHOWN = 256 << 10, 4 << 20  # bytes of collected files in a report: of one, of all
 FILE_KEPT, FILES_KEPT = 16 << 20, 64 << 20  # and on the disk
+RUNS_KEPT = 50  # of each command
 PAUSE, PAUSE_FAILED = 1.0, 10.0  # seconds before a short, or failed, command is repeated
 RUNNING, DONE, FAILED, STOPPED, TIMED_OUT, INTERRUPTED = (
     "running",
@@ -61,9 +62,11 @@ def load(host: Host, lease: Lease) -> list[dict[str, Any]]:
 
 
 def store(host: Host, lease: Lease, runs: list[dict[str, Any]]) -> None:
-    """Keep what spare work has run."""
+    """Keep what spare work has run; of what repeats, the last runs."""
     import json
 
+    numbers = {run["name"]: run["number"] for run in runs}
+    runs = [run for run in runs if run["number"] > numbers[run["name"]] - RUNS_KEPT]
     content = json.dumps({"origin": lease.term.origin, "runs": runs}, indent=1).encode()
     host.keep(WriteFile(RESULTS, content, 0o600))
 
@@ -85,6 +88,7 @@ def next_work(host: Host, lease: Lease, sleep: Callable[[float], None] = time.sl
     runs.append(
         {
             "name": job["name"],
+            "number": before[-1]["number"] + 1 if before else 1,
             "state": RUNNING,
             "boot": boot(host),
             "began": round(host.now(), 3),
@@ -98,9 +102,9 @@ def next_work(host: Host, lease: Lease, sleep: Callable[[float], None] = time.sl
 
 def following(jobs: Any, runs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Choose: first what has not run, in order; then, of what repeats, what ran least often."""
-    counts = {job["name"]: sum(run["name"] == job["name"] for run in runs) for job in jobs}
-    fresh: list[dict[str, Any]] = [job for job in jobs if not counts[job["name"]]]
-    again = sorted((job for job in jobs if job.get("repeat")), key=lambda job: counts[job["name"]])
+    numbers: dict[str, int] = {run["name"]: run["number"] for run in runs}
+    fresh: list[dict[str, Any]] = [job for job in jobs if job["name"] not in numbers]
+    again = sorted((job for job in jobs if job.get("repeat")), key=lambda job: numbers.get(job["name"], 0))
     return next(iter([*fresh, *again]), None)
 
 

@@ -169,7 +169,7 @@ def scripts(host: Host, lease: Lease, folder: str) -> None:
         user = host.user(job["user"]) if job.get("user") else None
         owner = f"{user.uid}:{user.gid}" if user is not None else "root:root"
         if "script" in job:
-            host.keep(WriteFile(f"{units.SCRIPTS}/{job['name']}", job["script"].encode(), 0o500, owner))
+            host.write(f"{units.SCRIPTS}/{job['name']}", job["script"], mode=0o500, owner=owner)
 
 
 def begin_work(host: Host, lease: Lease) -> None:

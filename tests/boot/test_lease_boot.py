@@ -192,6 +192,7 @@ EXTENDED = """
   margin: 8s
   extend_while: test -e /var/tmp/busy
   max: 100s
+  run: [{name: tick, command: echo tick, repeat: true}]
   report: {file: /var/tmp/report.json}
 """
 
@@ -205,6 +206,9 @@ def test_extend_while_extends_and_the_death_of_our_program_does_not(trixie: Worl
         assert wait_until(lambda: mark_of(trixie) > first, 30)
         assert mark_of(trixie) == first + 24
         assert status(trixie)["extended"] == 1
+        ticks = status(trixie)["run"]
+        assert len(ticks) > 3, ticks
+        assert {tick["state"] for tick in ticks[:-1]} == {"done"}
         # Whatever becomes of our program now: the guards do not know it.
         trixie.inside("mv /usr/bin/cloudboot /usr/bin/cloudboot.gone")
         trixie.box.wait_exit(60)

@@ -149,6 +149,13 @@ def test_what_became_of_it(machine: Machine, result: str, code: int, status: int
     assert bool(machine.ran(f"systemctl start --no-block {lease_units.SPARE}")) is not closing
 
 
+def test_of_what_repeats_for_long_the_last_runs_are_kept(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "#cloud-config\nlease: {until: 50m, run: [{name: a, command: 'true', repeat: true}]}\n")
+    do_all(machine, lease_work.RUNS_KEPT + 5)
+    numbers = [run["number"] for run in machine.runs]
+    assert numbers == list(range(6, lease_work.RUNS_KEPT + 6))
+
+
 def test_an_interrupted_one_is_neither_run_again_nor_lost(machine: Machine) -> None:
     machine.answers()
     lease_work.next_work(machine.host, machine.lease)
