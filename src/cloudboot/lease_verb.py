@@ -107,17 +107,17 @@ def status(host: Host, lease: Lease | None) -> list[str]:
     if lease is None:
         return ["lease: none: nothing ends this machine"]
     term, wanted, spec = lease.term, lease.terms, lease.spec
-    if term.state != ARMED:
-        lines = [f"lease: {STATES[term.state]}"]
-    else:
+    if term.state == ARMED:
         left = term.mark_up - leases.uptime(host)
         lines = [f"lease: until {stamp(term.mark)} ({spec['until']}), in {told(left)}"]
         lines.append(f"closing begins {told(wanted.margin)} before, at {stamp(term.mark - wanted.margin)}")
-    lines.append(f"then it {THEN[wanted.then]}")
+        lines.append(f"then it {THEN[wanted.then]}")
+        if spec.get("extend_while"):
+            lines.append(f"extended while the owner's command succeeds, until {stamp(term.most)} at most")
+    else:
+        lines = [f"lease: {STATES[term.state]}"]
     since = "launched" if term.launch is not None else "first booted, as far as is known"
     lines.append(f"counts from {stamp(term.origin)}, when the instance was {since}; period {told(wanted.period)}")
-    if spec.get("extend_while"):
-        lines.append(f"extended while the owner's command succeeds, until {stamp(term.most)} at most")
     if term.extended:
         lines.append(f"extended {term.extended} time{'s' * (term.extended > 1)}")
     if term.note:

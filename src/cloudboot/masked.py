@@ -1,8 +1,8 @@
 """What may not be shown of a plan: the configuration's secrets, and what looks like one in a text.
 
 The rule: whatever a schema marks `x-secret` becomes `***` wherever it turns up. The exceptions are texts that people
-write to be carried out, `write_files`, `runcmd`, `bootcmd` and `lease`: a plan shows these, but for words that look like
-a secret. Files that not everybody may read are the plan's own matter (`plan.hidden`).
+write to be carried out, `write_files`, `runcmd`, `bootcmd` and `lease`: a plan shows these, but for words that look
+like a secret. Files that not everybody may read are the plan's own matter (`plan.hidden`).
 """
 
 from __future__ import annotations
