@@ -21,6 +21,7 @@ DATE_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?"
 ZONE = r"(?:\s*(?:Z|UTC|[+-][0-9]{2}:?[0-9]{2}|[A-Z][A-Za-z]+(?:/[A-Za-z0-9_+-]+)+))?"
 TIME = rf"(?:{DATE_TIME}|[0-9]{{1,2}}:[0-9]{{2}}){ZONE}"
 GRACE = 60.0  # seconds that a boot after the mark gets: a login that cancels, the warning
+LEAST = 5.0  # seconds of margin
 PERIODS = 24  # by so many periods `extend_while` moves the end at most, where the owner sets no `max`
 ARMED, CANCELLED, CLOSING, ENDED = "armed", "cancelled", "closing", "ended"
 
@@ -170,6 +171,8 @@ def _begin(terms: Terms, digest: str, now: Now) -> Term:
 
 
 def _first(terms: Terms, origin: float, booted: float, wall: float, zone: tzinfo | None) -> float:
+    if terms.margin < LEAST:
+        raise ConfigError(f"margin: {terms.margin:g} s is not enough to stop in: at least {LEAST:g} s")
     if terms.margin >= terms.period:
         raise ConfigError(f"margin: {terms.margin:g} s is not shorter than the period, {terms.period:g} s")
     if terms.until == HOUR_MARK:

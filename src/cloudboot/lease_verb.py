@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cloudboot import lease_report, leases
 from cloudboot import lease_work as work
-from cloudboot import leases
 from cloudboot.errors import CloudbootError, ConfigError, UsageError
 from cloudboot.lease_time import ARMED, CANCELLED, CLOSING, ENDED, duration, stamp, told
 from cloudboot.lock import locked
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, host: Host, write: Callable[[str], Any]) 
     if lease is None:
         raise CloudbootError("lease: this machine has none: nothing ends it (see `cloudboot why lease`)")
     if action == "report":
-        return 0 if work.report(host, lease) else 1
+        return 0 if lease_report.report(host, lease) else 1
     wait = 60.0 if action in ("next", "note") else 15.0
     lock = f"{leases.LOCK}.work" if action in ("next", "note") else leases.LOCK
     with locked(host, f"lease {action}", wait=wait, path=lock):

@@ -141,23 +141,28 @@ def plan(host: Host, lease: Lease, folder: str) -> units.Plan:
 def arm(host: Host, lease: Lease, folder: str) -> None:
     """Make systemd keep a lease, and keep it ourselves. What is armed so already stays untouched."""
     made = plan(host, lease, folder)
-    host.keep(Remove(units.CLOSING))
-    scripts(host, lease, folder)
-    store(host, lease, folder)
-    wanted, stale = units.texts(made), [path for path in ours(host) if path not in units.LATE]
+    try:
+        host.keep(Remove(units.CLOSING))
+        scripts(host, lease, folder)
+        store(host, lease, folder)
+    except OSError as error:  # a full disk is no reason to run for ever
+        host.log.error(f"lease: cannot be kept on the disk ({error.strerror}): it ends without spare work and report")
+    wanted = units.texts(made)
     changed = False
-    for path in stale:
-        if path not in wanted:
+    for path in ours(host):
+        if path not in wanted and path not in units.LATE:
             changed = host.remove(path) or changed
-    for path, text in [*wanted.items(), *units.late(made).items()]:
+    for path, text in wanted.items():
         changed = host.write(path, text) or changed
-    if units.late(made):
-        host.symlink(units.LATE_LINK, units.LATE[0])
     names = units.timers(made)
     if changed:
         host.run(["systemctl", "daemon-reload"], live=LIVE)
     if changed or not host.ask(["systemctl", "is-active", names[-1]], timeout=10).ok:
         host.run(["systemctl", "restart", "--no-block", *names], live=LIVE)
+    for path, text in units.late(made).items():  # for the next boot
+        host.write(path, text)
+    if units.late(made):
+        host.symlink(units.LATE_LINK, units.LATE[0])
 
 
 def scripts(host: Host, lease: Lease, folder: str) -> None:

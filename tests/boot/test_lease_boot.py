@@ -146,7 +146,7 @@ def test_spare_work_then_power_off_before_the_mark(suite: str, request: pytest.F
 
 HUNG = f"""
   until: hour-mark
-  period: 36s
+  period: 32s
   margin: 12s
   after: /var/tmp/main-job
   run: [{{name: deaf, command: "trap : TERM; while :; do sleep 1; done"}}]
@@ -219,7 +219,7 @@ def test_extend_while_extends_and_the_death_of_our_program_does_not(trixie: Worl
 
 KEPT = """
   until: hour-mark
-  period: 40s
+  period: 36s
   margin: 12s
   run: [{name: load, command: sleep 1000}, {name: second, command: sleep 1000}]
 """

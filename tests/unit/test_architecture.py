@@ -22,7 +22,7 @@ ROWS = [
     "ledger commands module scripts written_files lease_units leases",
     "modules",
     "store schema runner compose includes check",
-    "lease_work lease_suites lease_verb boot report single bake demo plan plan_text planning query disks_verb",
+    "lease_work lease_report lease_suites lease_verb boot report single bake demo plan plan_text planning query disks_verb",
     "cli __main__",
 ]
 HEAVY = {

@@ -133,7 +133,8 @@ def test_a_boot_that_took_longer_than_its_lease_has_one_from_now() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"margin": HOUR}, "margin"),
+        ({"margin": HOUR}, "margin: 3600 s is not shorter than the period"),
+        ({"margin": 4}, "margin: 4 s is not enough to stop in: at least 5 s"),
         ({"until": "5m"}, "not longer than the margin"),
         ({"until": "2023-11-14T22:15:00Z"}, "past, or nearer than the margin"),
         ({"limit": "30m"}, "max"),

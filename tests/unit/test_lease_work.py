@@ -338,6 +338,20 @@ def test_what_a_boot_without_a_lease_looks_at_is_what_one_with_it_leaves(machine
     assert machine.host.exists(lease_units.LATE[0])
 
 
+def test_a_full_disk_does_not_keep_the_machine_running(tmp_path: Path) -> None:
+    book = Book({"user-data": DATA, "tree": {"/proc/uptime": "20.00 0.00\n"}}, tmp_path, "lease")
+
+    def full(number: int, action: Any) -> None:
+        if getattr(action, "path", "").endswith("lease/state.json"):
+            raise OSError(28, "No space left on device")
+
+    book.host.on_change = full
+    book.run()
+    assert [line for line in book.host.spawned if line.startswith("systemctl restart")]
+    assert book.host.exists("/run/systemd/system/cloudboot-lease-last.timer")
+    assert "cannot be kept on the disk (No space left on device)" in (book.host.text("/var/log/cloudboot.log") or "")
+
+
 def test_an_image_tree_is_not_armed(tmp_path: Path) -> None:
     book = Book({"user-data": DATA, "tree": {"/proc/uptime": "20.00 0.00\n"}}, tmp_path, "lease")
     book.host.live = False
