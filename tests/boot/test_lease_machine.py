@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -28,7 +29,8 @@ lease:
     - name: load
       command: |
         trap 'date +%s > /srv/stopped; exit 7' TERM
-        cat /proc/uptime > /srv/started
+        cd /sys/fs/cgroup/cloudbootlease.slice
+        cat cpu.idle memory.max pids.max > /srv/started
         while :; do sleep 0.5; done
   collect: [/srv/started, /srv/stopped]
   report: http://10.0.2.2:{PORT}/
@@ -76,7 +78,11 @@ def test_clean_shutdown_before_the_mark(tree_trixie: Tree, scratch: Scratch) -> 
     # The clock jumped by a day before the spare work began; it moved nothing.
     assert load["began"] > began + 80000, report
     assert load["seconds"] > 2
-    assert [each["path"] for each in report["collected"] if "kept" in each] == ["/srv/started", "/srv/stopped"]
+    started, stopped = report["collected"]
+    assert [each["path"] for each in (started, stopped) if "kept" in each] == ["/srv/started", "/srv/stopped"]
+    idle, memory, tasks = base64.b64decode(started["base64"]).decode().split()
+    assert (idle, tasks) == ("1", "1024")
+    assert 300 << 20 < int(memory) < 600 << 20  # half of 1 GiB
 
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console)
     steps = [
