@@ -271,7 +271,8 @@ def _lockdown(arguments: argparse.Namespace) -> int:
 def _lease(arguments: argparse.Namespace) -> int:
     from cloudboot import lease_verb
 
-    host = open_host(console=arguments.action in ("end", "extend", "cancel"), echo=arguments.action != "status")
+    asking = arguments.action == "status"
+    host = open_host(console=arguments.action in ("end", "extend", "cancel"), echo=not asking, keep_log=not asking)
     _need_root(host, "lease")
     return lease_verb.run(arguments, host, sys.stdout.write)
 
