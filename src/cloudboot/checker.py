@@ -2,7 +2,8 @@
 
 Understood: type, enum, const, properties, additionalProperties, patternProperties, required, minProperties, items,
 minItems, maxItems, pattern, minLength, maxLength, minimum, maximum, anyOf, oneOf. Annotations: `deprecated` (the
-version since which, and what to use), `x-whole` (a list whose items count only together: one bad item spoils it),
+version since which, and what to use), `x-whole` (a list whose items count only together: one bad item spoils it; of a
+top-level mapping: one mistake in it and it counts as null),
 `x-secret` (never echoed, nor is what holds it), `x-form` (a pattern in words), `x-bytes` (need not be UTF-8),
 `default` (for the documentation).
 A test holds that this agrees with jsonschema on every case.

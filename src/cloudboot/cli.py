@@ -89,6 +89,7 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
     )
     schema = verb("schema", _schema, "check user data: line, column, what is meant; on any machine")
     lockdown = verb("lockdown", _lockdown, "prove, apply or lift the firewall on the metadata service")
+    lease = verb("lease", _lease, "say when this machine's lease ends, move the end, take it back")
     bake = verb("bake", _bake, "install the agent and its units into an image tree and enable them")
     imds = verb("imds", _imds, "serve EC2 metadata to test against: IMDSv1/v2, IPv4/IPv6, latency, faults")
     demo = verb("demo", _demo, "run the main job against a built-in imds and a scratch root; changes nothing here")
@@ -113,6 +114,10 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
         from cloudboot import lockdown as lockdown_verb
 
         lockdown_verb.add_arguments(lockdown)
+    if "lease" in verb_words:
+        from cloudboot import lease_verb
+
+        lease_verb.add_arguments(lease)
     if "bake" in verb_words:
         from cloudboot import bake as bake_verb
 
@@ -261,6 +266,15 @@ def _lockdown(arguments: argparse.Namespace) -> int:
     host = open_host()
     config = kept_config(host) if host.root.privileged else {}
     return lockdown.run(arguments, host, config, sys.stdout.write, lambda text: print(text, file=sys.stderr))
+
+
+def _lease(arguments: argparse.Namespace) -> int:
+    from cloudboot import lease_verb
+
+    asking = arguments.action == "status"
+    host = open_host(console=arguments.action in ("end", "extend", "cancel"), echo=not asking, keep_log=not asking)
+    _need_root(host, "lease")
+    return lease_verb.run(arguments, host, sys.stdout.write)
 
 
 def _bake(arguments: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ CORE_SCHEMA: dict[str, Schema] = {
     "version": {},
 }
 # Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
-NOT_YET = frozenset("""migrate output reporting updates vendor_data2 warnings consume lease network""".split())
+NOT_YET = frozenset("""migrate output reporting updates vendor_data2 warnings consume network""".split())
 # Keys of modules for other distributions.
 ELSEWHERE = frozenset("apk_repos rh_subscription rpi spacewalk yum_repos zypper".split())
 
@@ -223,7 +223,9 @@ def _leave_out(
         told = f"{_dotted(owners)}: {flaw.text}{suggestion(flaw.pointer[-1], flaw.known)}"
         told += f": {_dotted(removed)} is left out" if removed != owners else ": left out"
         problems.append(Problem(_mark(layer, owners), told))
-        if isinstance(place[-1], str):
+        if len(place) == 1 and _is_whole(schema):
+            value[str(place[0])] = None  # nor does a lower layer's hold: one mistake means none at all
+        elif isinstance(place[-1], str):
             del _at(value, place[:-1])[place[-1]]
             left_out.setdefault(place, _mark(layer, removed))
     items = [(len(place), place[-1], place[:-1]) for place in gone if isinstance(place[-1], int)]
@@ -256,11 +258,17 @@ def suggestion(key: str | int, known: tuple[str, ...]) -> str:
 
 def _smallest(value: Any, pointer: Pointer, schema: Schema) -> Pointer:
     """Return where the smallest piece around a flaw stands that can be missed."""
+    if _is_whole(schema):
+        return pointer[:1]
     for length in range(len(pointer), 1, -1):
         place = pointer[:length]
         if isinstance(_at(value, place[:-1]), list) or place[-1] not in _required(schema, place[:-1]):
             return place
     return pointer[:1]
+
+
+def _is_whole(schema: Schema) -> bool:
+    return bool(schema.get("x-whole")) and "properties" in schema
 
 
 def _at(value: Any, pointer: Pointer) -> Any:

@@ -36,13 +36,17 @@ def locked(
     what: str,
     *,
     wait: float | None = None,
+    path: str = LOCK,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Held:
-    """Take the lock. `wait`: seconds to wait for it, None for ever. Raises LockBusy naming the holder."""
+    """Take the lock, or the one at `path`. `wait`: seconds to wait for it, None for ever.
+
+    Raises LockBusy naming the holder.
+    """
     host.keep(MakeDir(RUN))
     # For root alone: whoever may open a file may lock it, and a user could hold up the boot.
-    file = os.open(host.root.outside(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    file = os.open(host.root.outside(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         end = None if wait is None else clock() + wait
         while True:

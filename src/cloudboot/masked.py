@@ -1,8 +1,8 @@
 """What may not be shown of a plan: the configuration's secrets, and what looks like one in a text.
 
 The rule: whatever a schema marks `x-secret` becomes `***` wherever it turns up. The exceptions are texts that people
-write to be carried out, `write_files`, `runcmd` and `bootcmd`: a plan shows these, but for words that look like a
-secret. Files that not everybody may read are the plan's own matter (`plan.hidden`).
+write to be carried out, `write_files`, `runcmd`, `bootcmd` and `lease`: a plan shows these, but for words that look
+like a secret. Files that not everybody may read are the plan's own matter (`plan.hidden`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cloudboot.checker import Schema
 
 STARS = "***"
-SHOWN = ("write_files", "runcmd", "bootcmd")
+SHOWN = ("write_files", "runcmd", "bootcmd", "lease")
 SHORTEST = 4  # characters; shorter ones would blot out half of every text
 NAMES = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|(?:api|access|secret|private)[_-]?key)"
 LOOKS = (

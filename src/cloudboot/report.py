@@ -35,6 +35,7 @@ def status_verb(
         else:
             timed_out = not wait_for_end(host, timeout, clock, sleep)
     values = load(host)
+    values["lease"] = _lease(host)
     state = describe(host, values)
     if json_output:
         import json
@@ -52,6 +53,22 @@ def status_verb(
         print(f"cloudboot: still {state} after {timeout:.0f} s", file=sys.stderr)
         return 3
     return {"error": 1, "degraded": 2}.get(state, 0)
+
+
+def _lease(host: Host) -> str:
+    """Return when this machine's lease ends, in words; nothing if it has none."""
+    import json
+
+    from cloudboot.lease_units import DOES
+    from cloudboot.leases import PUBLIC
+
+    try:
+        shown = json.loads(host.text(PUBLIC) or "{}")
+        if not shown:
+            return ""
+        return f"{DOES[shown['then']]} at {shown['until']}" if shown["state"] == "armed" else str(shown["state"])
+    except (ValueError, KeyError):
+        return ""
 
 
 def describe(host: Host, values: dict[str, Any]) -> str:
@@ -117,6 +134,8 @@ def _text(values: dict[str, Any], state: str, note: str, *, long: bool) -> list[
         lines.append(f"note: {values['note']}")
     if values["instance"]:
         lines.append(f"instance: {values['instance']} ({values['kind']}, {values['datasource']})")
+    if values.get("lease"):
+        lines.append(f"lease: {values['lease']}")
     if values["doing"]:
         lines.append(f"now: {values['doing']}")
     lines += [f"error: {text}" for text in values["errors"]]

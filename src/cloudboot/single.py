@@ -73,6 +73,8 @@ def why_sentence(host: Host, name: str) -> str:
             f"{module.name} ran in this boot ({ran['state']}), because {ran['reason']}{items}; it is {when.frequency}, "
             f"set by {when.set_by}; {again} again."
         )
+    if decision.run and ran.get("state") == "skipped":
+        return f"{module.name} did not run in this boot: {ran['reason']}; {again}."
     if decision.run:
         return (
             f"{module.name} has not run in this boot; it will in the {module.stage} stage: {decision.reason}; {again}."

@@ -16,13 +16,13 @@ ROWS = [
     "typed errors problem process root checker netlink handler_host openpgp",
     "actions log host http",
     "instance route disks filesystems distro firewall fstab hostname passwords apt apt_sources",
-    "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock",
+    "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",
     "blank partitioning formatting",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked",
-    "ledger commands module scripts written_files packages settings_text",
+    "ledger commands module scripts written_files packages settings_text lease_units leases",
     "modules",
     "store schema runner compose includes check",
-    "boot report single compat bake demo plan plan_text planning query disks_verb",
+    "lease_work lease_report lease_suites lease_verb boot report single compat bake demo plan plan_text planning query disks_verb",
     "cli __main__",
 ]
 HEAVY = {

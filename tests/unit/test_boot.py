@@ -228,6 +228,7 @@ def test_why(machine: Machine) -> None:
         "write_files ran in this boot (done), because it has not run"
     )
     assert "has no runcmd" in why_sentence(host, "runcmd")
+    assert why_sentence(host, "lease").startswith("lease did not run in this boot: there is nothing to do; `cloudboot")
     machine.root.remove("/run")
     assert "the metadata service is silent" not in why_sentence(host, "write_files")
 

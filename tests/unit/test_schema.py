@@ -32,7 +32,7 @@ EXTEND: Any = validators.extend  # has no types
 VALIDATOR = EXTEND(Draft7Validator, type_checker=TEXTS)(SCHEMA)
 KNOWN = {**CORE_SCHEMA, **modules.schemas(fresh=True)}
 
-SOON = set("""consume lease""".split())
+SOON = set("""consume""".split())
 # Keys that the checker takes as they are, and why a schema does not; each has a test of its own below.
 ELSEWHERE = {"metadata_access": "the lock-down judges it: what it cannot read means `root`, and is reported there"}
 

@@ -31,6 +31,7 @@ ORDER = (
     "ssh",
     "set_passwords",
     # config
+    "lease",
     "wireguard",
     "snap",
     "ubuntu_autoinstall",

@@ -50,6 +50,7 @@ def phone_home(ctx: Context) -> None:
     chosen = settings.get("post", "all")
     form = facts(ctx)
     tries = settings.get("tries", TRIES)
+    ctx.host.log.doing(f"phone_home: {'/'.join(url.split('/')[:3])} is told, in {tries} tries at most")
     try:
         ctx.fetcher.post(
             url,
@@ -62,6 +63,8 @@ def phone_home(ctx: Context) -> None:
         raise
     except CloudbootError as error:
         ctx.fail(f"nobody was told that this instance is up: {error}")
+    finally:
+        ctx.host.log.doing("")
 
 
 def facts(ctx: Context) -> dict[str, str]:

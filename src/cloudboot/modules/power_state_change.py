@@ -61,13 +61,23 @@ def power_state_change(ctx: Context) -> None:
         return
     if not holds(ctx, settings.get("condition", True)):
         return
-    power.shut_down(
+    if settings["mode"] == "halt" and ctx.instance.platform == "aws":
+        ctx.host.log.say("power_state: halt leaves an EC2 instance running and billed: poweroff stops or terminates it")
+    planned = power.shut_down(
         ctx.host,
         settings["mode"],
         when(ctx, settings.get("delay", "now")),
         settings.get("message", ""),
         settings.get("timeout", 30),
     )
+    if planned:
+        ctx.host.log.say(f"power_state: {settings['mode']} {told(settings.get('delay', 'now'))}")
+
+
+def told(delay: int | str) -> str:
+    """Say when."""
+    minutes = 0 if delay == "now" else int(delay)
+    return f"in {minutes} min" if minutes else "as soon as cloudboot has finished"
 
 
 def when(ctx: Context, delay: int | str) -> str:
