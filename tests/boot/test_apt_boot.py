@@ -1,4 +1,4 @@
-"""apt with the real apt, in a container: a signed repository of the owner's, its key in the user data."""
+"""apt, debconf and resolved in a container: a signed repository of the owner's, its key in the user data."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.container
 USER_DATA = """#cloud-config
 apt_pipelining: 2
+grub_dpkg: {enabled: true, grub-pc/install_devices: /dev/vda}
+manage_resolv_conf: true
+resolv_conf: {nameservers: [192.0.2.53], searchdomains: [own.example.com]}
 apt:
   preserve_sources_list: false
   sources_list: "# none but our own\\n"
@@ -82,9 +85,13 @@ def test_a_signed_repository(trixie: World, key_pair: KeyPair, signer: Signer) -
         dump = inside("apt-config dump")
         assert 'APT::Install-Recommends "false";' in dump
         assert 'Acquire::http::Pipeline-Depth "2";' in dump
+        inside("debconf-show grub-pc | grep -F 'install_devices: /dev/vda'")
+        assert "192.0.2.53" in inside("resolvectl dns")
+        assert "own.example.com" in inside("resolvectl domain")
+        assert inside("readlink /etc/resolv.conf").endswith("stub-resolv.conf")
         inside("debconf-show tzdata | grep -F 'Zones/Etc: UTC'")
 
         records = len(inside.audit())
-        for name in ("apt_configure", "apt_pipelining", "package_update_upgrade_install"):
+        for name in ("apt_configure", "apt_pipelining", "grub_dpkg", "resolv_conf", "package_update_upgrade_install"):
             inside(f"cloudboot single --module {name}")
         assert [record["change"] for record in inside.audit()[records:] if "change" in record] == []
