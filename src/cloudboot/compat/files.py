@@ -33,9 +33,12 @@ def publish(host: Host, values: Mapping[str, Any]) -> None:
     """
     import json
 
-    if values["stages"].get("local", {}).get("state") == "started":
+    states = [entry["state"] for entry in values["stages"].values()]
+    if states == ["started"]:
         for path in (FINISHED, RESULT):
             host.keep(Remove(path))
+    elif states[-1] in ("started", "skipped") and not host.exists(OUR_RESULT):
+        return  # what ends next says that too
     host.keep(MakeDir(RUN))
     told = status(values, uptime(host), host.now())
     host.keep(WriteFile(STATUS, f"{json.dumps(told, indent=1)}\n".encode()))
