@@ -60,7 +60,7 @@ CORE_SCHEMA: dict[str, Schema] = {
 # Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
 NOT_YET = frozenset(
     """apt apt_pipelining apt_sources apt_mirror apt_proxy byobu_by_default grub_dpkg grub-dpkg
-    manage_resolv_conf migrate output reporting resolv_conf updates vendor_data2 warnings consume lease
+    manage_resolv_conf migrate output reporting resolv_conf updates vendor_data2 warnings lease
     network""".split()
 )
 # Keys of modules for other distributions.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WORKER = f"{os.path.dirname(os.path.abspath(__file__))}/volume_worker.py"
 PROGRAM = ("python3", "-IS", "-")  # the worker is on its standard input: it need not be in the tree
+IDENTITY, SIGNATURE = "ebs-config.txt", "ebs-config.txt.sig"  # these three as in the worker
+SMALL = 64 << 10  # bytes of each
 LOOKS = 8  # devices that are looked at at once
 MOUNTS = 4  # volumes that are mounted at once
 LOOK_LIMIT = 20.0  # seconds for the superblocks of one device

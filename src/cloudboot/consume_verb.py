@@ -1,0 +1,167 @@
+"""`cloudboot consume`: the volumes that are attached, what each holds and says, and what becomes of it.
+
+With --init, the vendor's side: write the identity file of a volume, and sign it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cloudboot import blank, disks, signatures, volume_programs, volume_reader, volumes
+from cloudboot.errors import CloudbootError, CommandError, UsageError
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from cloudboot.host import Host
+    from cloudboot.volumes import Volume
+
+HEAD = ("DEVICE", "VOLUME", "HOLDS", "STATE", "LABEL", "SAYS", "VERDICT")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--device", metavar="DEV", help="consume this device now, as when it is attached (root)")
+    vendor = parser.add_argument_group("for vendors")
+    vendor.add_argument("--init", metavar="DEV|DIR", help="write the identity file of this volume, or into this directory")
+    vendor.add_argument("--identity", metavar="FILE", help="with --init: what it says (YAML); '-': standard input")
+    vendor.add_argument("--sign", metavar="KEY", help="with --init: sign it with this SSH private key (ssh-keygen -Y)")
+
+
+def run(arguments: argparse.Namespace, host: Host, write: Callable[[str], object]) -> int:
+    """Do what the options say; return the exit status. Raises UsageError, CloudbootError."""
+    if arguments.init is not None:
+        return init(arguments, host, write)
+    if arguments.identity or arguments.sign:
+        raise UsageError("--identity and --sign go with --init")
+    if arguments.device is not None:
+        return one(host, arguments.device)
+    return show(host, write, as_json=arguments.format == "json")
+
+
+# -- what is attached
+
+
+def show(host: Host, write: Callable[[str], object], *, as_json: bool) -> int:
+    """Write what each device holds and what comes of it; nothing is done. Without a policy no file is read."""
+    from cloudboot.single import kept_config
+
+    if not host.live:
+        raise CloudbootError("consume: an image tree has no machine's volumes")
+    if not host.root.privileged:
+        raise CloudbootError("consume: must be run as root: it reads devices")
+    config = kept_config(host)
+    policy = volumes.policy_of(config)
+    known = disks.Disks(host, {})
+    found = volumes.survey(known, policy, volumes.tags_of(host)) if policy else volumes.classes(known)
+    if as_json:
+        import json
+
+        document = {"policy": policy is not None, "volumes": [_document(each) for each in found]}
+        write(json.dumps(document, indent=1) + "\n")
+        return 0
+    write(table([HEAD, *map(_cells, found)]))
+    if policy is None:
+        write("The configuration has no consume: no file of any volume is read.\n")
+    return 0
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows as text with aligned columns; the last one is as long as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = ("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _cells(volume: Volume) -> tuple[str, ...]:
+    content, identity = volume.found.content, volume.identity
+    says = f"{identity.action}{', signed' if volume.signed else ''}" if identity else ""
+    holds = (content.kind, content.state if content.state != "unknown" else "")
+    if volume.state is volumes.State.IN_USE:
+        holds = ("", "")
+    return (volume.name, volume.volume, *holds, content.label, says, volume.verdict)
+
+
+def _document(volume: Volume) -> dict[str, Any]:
+    content, identity = volume.found.content, volume.identity
+    looked = volume.state is not volumes.State.IN_USE
+    return {
+        "name": volume.name,
+        "volume": volume.volume or None,
+        "class": content.kind if looked else None,
+        "state": content.state if looked else None,
+        "label": content.label or None,
+        "uuid": content.uuid or None,
+        "detail": content.detail or None,
+        "identity": identity._asdict() if identity is not None else None,
+        "signed": volume.signed,
+        "verdict": str(volume.state),
+        "reason": volume.reason or None,
+    }
+
+
+# -- a device that was attached
+
+
+def one(host: Host, device: str) -> int:
+    """Consume one device, as this instance's configuration says; 0 also where that says nothing."""
+    from cloudboot import modules
+    from cloudboot.boot import Boot
+    from cloudboot.lock import locked
+    from cloudboot.modules import consume
+    from cloudboot.runner import Decision, Timing
+    from cloudboot.status import RESULT
+
+    if not host.root.privileged:
+        raise CloudbootError("consume: must be run as root")
+    with locked(host, f"consume --device {device}"):
+        name = disks.kernel_name(host, device)
+        if name is None:
+            raise CloudbootError(f"consume: no such device: {device!r}")
+        boot = Boot(host)
+        runner = boot.runner()
+        if runner is None or not runner.config.value.get("consume"):
+            host.log.info(f"consume: {device}: the configuration has no consume: not looked at")
+            return 0
+        host.log.context = "attached"
+        well = True
+        names = [name, *blank.parts(host, name)]
+        only = modules.load("consume")._replace(
+            function=lambda ctx: consume.apply(ctx, disks.Disks(host, dict(ctx.instance.devices)), names)
+        )
+        for module in (only, modules.load("consume_programs")):
+            if module.idle is None or host.listdir(volume_programs.QUEUE):
+                timing = Timing(module.frequency, "the module's default")
+                well = runner.run(module, timing, Decision(True, f"{name} was attached")) and well
+        runner.store_results()
+        if host.exists(RESULT):
+            boot.status.finish()
+    return 0 if well else 1
+
+
+# -- the vendor's side
+
+
+def init(arguments: argparse.Namespace, host: Host, write: Callable[[str], object]) -> int:
+    """Write an identity file with the digests of what it runs, and sign it. Raises UsageError, CloudbootError."""
+    if arguments.identity is None:
+        raise UsageError("--init: --identity FILE says what to write ('-': standard input)")
+    given = sys.stdin.buffer.read() if arguments.identity == "-" else _file(arguments.identity)
+    place: str = arguments.init
+    if os.path.isdir(place):
+        return _write(host, place, given, arguments.sign, write)
+    name = disks.kernel_name(host, place)
+    if name is None:
+        raise UsageError(f"--init: neither a device nor a directory: {place!r}")
+    target = f"{signatures.FOLDER}/init-{name}"
+    host.mkdir(target, mode=0o700)
+    host.run(["mount", f"/dev/{name}", target], timeout=60)
+    try:
+        return _write(host, target, given, arguments.sign, write)
+    finally:
+        host.run(["umount", target], timeout=120)
+        host.remove(target)
