@@ -26,6 +26,9 @@ CONFIG = "/etc/cloudboot/cloudboot.yaml"
 NETWORK = "/etc/systemd/network/80-cloudboot-dhcp.network"
 RULES = "/usr/lib/udev/rules.d"
 CONSUME = "/etc/cloudboot/conf.d/50-consume.yaml"
+CONSUME_TEXT = """# Written by `cloudboot bake --consume`: volumes say what they are for. What they may is said here.
+consume: true
+"""
 PRESETS = "/etc/systemd/system-preset/50-cloudboot.preset"
 PRESETS_HEAD = "# Written by `cloudboot bake`: what was disabled in the image stays so on its first boot.\n"
 COMPAT = "compat"  # our units by cloud-init's names
@@ -110,7 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out cloud-init's command, units and files, for what waits for it",
     )
     parser.add_argument(
-        "--consume", action="store_true", help="consume volumes that say what they are for: `consume: true` in the image"
+        "--consume",
+        action="store_true",
+        help="let volumes say what they are for: `consume: true` in the image's configuration",
     )
     parser.add_argument(
         "--bundle", action="store_true", help="bring our own PyYAML, requests, jinja2, jsonschema (by pip)"
@@ -164,7 +169,7 @@ def bake(
         _compile(host)
     _configure(host, datasource)
     if consume and not host.exists(CONSUME):
-        host.write(CONSUME, "# Volumes say what they are for, see docs/consume.md. Stricter, or with more: here.\nconsume: true\n")
+        host.write(CONSUME, CONSUME_TEXT)
     _enable(host, "")
     _compat(host, wanted=by_their_names)
     _network(host)

@@ -9,8 +9,9 @@ import os
 import sys
 
 from cloudboot import blank, disks, signatures, volume_programs, volume_reader, volumes
-from cloudboot.errors import CloudbootError, CommandError, UsageError
-from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
+from cloudboot.errors import CloudbootError, UsageError
+from cloudboot.identity_file import parse
+from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--device", metavar="DEV", help="consume this device now, as when it is attached (root)")
     vendor = parser.add_argument_group("for vendors")
-    vendor.add_argument("--init", metavar="DEV|DIR", help="write the identity file of this volume, or into this directory")
+    vendor.add_argument("--init", metavar="DEV", help="write the identity file of this volume (or into a directory)")
     vendor.add_argument("--identity", metavar="FILE", help="with --init: what it says (YAML); '-': standard input")
     vendor.add_argument("--sign", metavar="KEY", help="with --init: sign it with this SSH private key (ssh-keygen -Y)")
 
@@ -73,7 +74,8 @@ def show(host: Host, write: Callable[[str], object], *, as_json: bool) -> int:
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows as text with aligned columns; the last one is as long as it is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    lines = ("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows)
+    widths.append(0)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
@@ -165,3 +167,57 @@ def init(arguments: argparse.Namespace, host: Host, write: Callable[[str], objec
     finally:
         host.run(["umount", target], timeout=120)
         host.remove(target)
+
+
+def _write(host: Host, folder: str, given: bytes, key: str | None, write: Callable[[str], object]) -> int:
+    """Write the identity file into the root directory of a volume that is mounted here; sign it if there is a key."""
+    content = with_digests(given, lambda path: _sha256(folder, path))
+    path = f"{folder}/{volume_reader.IDENTITY}"
+    host.write(path, content)
+    write(f"{volume_reader.IDENTITY}: {parse(content).action}, {len(content)} bytes\n")
+    if key is None:
+        host.remove(f"{folder}/{volume_reader.SIGNATURE}")
+        write("not signed: run and root are refused by machines, unless their owners say `unsigned: true`\n")
+        return 0
+    answer = host.ask(["ssh-keygen", "-Y", "sign", "-n", signatures.NAMESPACE, "-f", key], stdin=content)
+    if not answer.ok or "-----BEGIN SSH SIGNATURE-----" not in answer.output:
+        raise CloudbootError(f"--sign: {key}: {answer.output.strip() or 'ssh-keygen failed'}")
+    signature = answer.output[answer.output.index("-----BEGIN") :]
+    host.write(f"{folder}/{volume_reader.SIGNATURE}", signature)
+    write(f"{volume_reader.SIGNATURE}: signed with {key}\n")
+    return 0
+
+
+def with_digests(given: bytes, sha256: Callable[[str], str]) -> bytes:
+    """Return an identity file with the digests of its program and of `files`. Raises CloudbootError."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(given)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--identity: no YAML: {' '.join(str(error).split())}") from None
+    job = document.get("run") if isinstance(document, dict) else None
+    if isinstance(job, dict):
+        paths = [job.get("program"), *(job.pop("files", None) or ())]
+        job["digests"] = {str(path): sha256(str(path)) for path in paths if path}
+    content = yaml.safe_dump(document, sort_keys=False).encode()
+    parse(content)  # what no machine would read is not written
+    return content
+
+
+def _file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"--identity: {path}: {error.strerror}") from None
+
+
+def _sha256(folder: str, path: str) -> str:
+    from hashlib import file_digest
+
+    try:
+        with open(f"{folder}/{path}", "rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"--identity: {path}: is not on the volume: {error.strerror}") from None

@@ -10,7 +10,7 @@ from enum import StrEnum
 from cloudboot import blank, disks, fstab, mount_entries, signatures, volume_reader
 from cloudboot.errors import CloudbootError
 from cloudboot.identity_file import Policy, conflicts, judge, parse
-from cloudboot.typed import TYPE_CHECKING, NamedTuple
+from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 from cloudboot.volume_reader import FILE_SYSTEMS, Files, Found
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ class Volume(NamedTuple):
         return f"{self.state}: {self.reason}" if self.reason else str(self.state)
 
 
-def survey(
-    known: Disks, policy: Policy, tags: Mapping[str, str], names: Sequence[str] | None = None
-) -> list[Volume]:
+def survey(known: Disks, policy: Policy, tags: Mapping[str, str], names: Sequence[str] | None = None) -> list[Volume]:
     """Look at all devices (or at these), read the identity files of those that the policy admits, judge them."""
     host = known.host
     found = volume_reader.look(host, volume_reader.candidates(known) if names is None else names)
@@ -85,6 +83,23 @@ def survey(
         each._replace(state=State.REFUSED, reason=clashes[each.name]) if each.name in clashes else each
         for each in judged
     ]
+
+
+def classes(known: Disks) -> list[Volume]:
+    """Tell what is on each device, and read nothing of it."""
+    found = volume_reader.look(known.host, volume_reader.candidates(known))
+    return [_first(known, None, {}, each) for each in found]
+
+
+def policy_of(config: Mapping[str, Any]) -> Policy | None:
+    """Return the policy of a configuration, None if no volume is to be consumed."""
+    return Policy.of(config.get("consume"))
+
+
+def tags_of(host: Host) -> dict[str, str]:
+    """Return the instance's tags, as the last crawl has them."""
+    folder = "/run/ec2/meta-data/tags/instance"
+    return {name: (host.text(f"{folder}/{name}") or "").strip() for name in host.listdir(folder)}
 
 
 def consumed(host: Host) -> list[fstab.Entry]:
@@ -102,7 +117,7 @@ def target_of(host: Host, name: str) -> str | None:
 
 
 def settle(host: Host) -> None:
-    """Let udev come to an end with what it has seen so far, 10 s at most. Where none runs there is nothing to wait for."""
+    """Let udev come to an end with what it has seen so far, 10 s at most. Where none runs that is nothing."""
     if host.live and not host.planned and host.exists(UDEVD):
         host.ask(["udevadm", "settle", "--timeout=10"], timeout=12)
 
@@ -110,7 +125,7 @@ def settle(host: Host) -> None:
 # -- how
 
 
-def _first(known: Disks, policy: Policy, tags: Mapping[str, str], found: Found) -> Volume:
+def _first(known: Disks, policy: Policy | None, tags: Mapping[str, str], found: Found) -> Volume:
     """Say what comes of a device before anything of it is mounted; ACCEPTED is what is to be read."""
     volume, content = known.volume(known.disk_of(found.name)), found.content
     here = Volume(found, volume, State.ACCEPTED)
@@ -121,7 +136,7 @@ def _first(known: Disks, policy: Policy, tags: Mapping[str, str], found: Found) 
         state = State.UNREADABLE if unread else State.NOTHING
         return here._replace(state=state, reason=content.detail if unread else content.kind)
     label = content.label or blank.content(known.host, found.name).label
-    if not policy.admits(label=label, volume=volume, tags=tags):
+    if policy is None or not policy.admits(label=label, volume=volume, tags=tags):
         return here._replace(state=State.NOT_ADMITTED, reason="the policy's match does not name it")
     return here
 
@@ -138,19 +153,18 @@ def _read(host: Host, volumes: Sequence[Volume]) -> list[Files]:
 
 def _read_mounted(host: Host, name: str) -> Files:
     target = target_of(host, name) or "/"
-    found: list[bytes | None] = []
+    found: dict[str, bytes] = {}
     for file in (volume_reader.IDENTITY, volume_reader.SIGNATURE):
         try:
             entry, content = host.root.read_beneath(f"{target}/{file}", target, volume_reader.SMALL + 1)
         except FileNotFoundError:
-            found.append(None)
             continue
         except OSError as error:
             return Files(error=f"{file}: {error.strerror}")
         if entry.kind != "file" or len(content) > volume_reader.SMALL:
             return Files(error=f"{file}: is no regular file, or too large")
-        found.append(content)
-    return Files(*found)
+        found[file] = content
+    return Files(found.get(volume_reader.IDENTITY), found.get(volume_reader.SIGNATURE))
 
 
 def _judged(host: Host, policy: Policy, volume: Volume, files: Files, uuids: Sequence[str]) -> Volume:

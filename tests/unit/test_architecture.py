@@ -13,16 +13,17 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 
 # Each may import what stands in its own row or an earlier one.
 ROWS = [
-    "typed errors problem process root checker netlink handler_host",
+    "typed errors problem process root checker netlink handler_host volume_worker",
     "actions log host http",
     "instance route disks filesystems distro firewall fstab hostname passwords apt",
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock",
     "blank partitioning formatting",
-    "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked",
-    "ledger commands module scripts written_files packages settings_text",
+    "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked "
+    "signatures volume_reader volumes",
+    "ledger commands module scripts written_files packages settings_text volume_programs",
     "modules",
     "store schema runner compose includes check",
-    "boot report single compat bake demo plan plan_text planning query disks_verb",
+    "boot report single compat bake demo plan plan_text planning query disks_verb consume_verb",
     "cli __main__",
 ]
 HEAVY = {
