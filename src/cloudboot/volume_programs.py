@@ -57,7 +57,7 @@ def prepare(ctx: Context, volume: Volume) -> None:
         "folder": folder,
         "argv": [_inside(folder, identity.program), *identity.arguments],
         "user": identity.user,
-        "limit": identity.limit,
+        "limit": identity.timeout,
         "frequency": identity.frequency,
     }
     host.keep(MakeDir(QUEUE, 0o700))
@@ -106,10 +106,15 @@ def run_all(ctx: Context) -> None:
 def run(ctx: Context, job: dict[str, Any]) -> None:
     """Run a program; what becomes of it is on the disk before it starts and when it has ended."""
     ledger, frequency = Ledger(ctx.host, ctx.commands.folder), FREQUENCIES[job["frequency"]]
-    as_user = [] if job["user"] in (None, "", "root") else ["runuser", "-u", job["user"], "--"]
+    user = job["user"] or "root"
+    account = ctx.host.user(user)
+    as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
     limit = ["timeout", "--kill-after=10", str(job["limit"])]
     ledger.note(job["name"], frequency, State.STARTED)
     environment = {
+        "HOME": account.home if account is not None else "/",
+        "USER": user,
+        "LOGNAME": user,
         "INSTANCE_ID": ctx.instance.id,
         "CLOUDBOOT_DEVICE": job["device"],
         "CLOUDBOOT_VOLUME": job["volume"],
@@ -122,4 +127,4 @@ def run(ctx: Context, job: dict[str, Any]) -> None:
 
 
 def _inside(folder: str, path: str) -> str:
-    return f"{folder}/{posixpath.normpath(path).lstrip('/')}"
+    return folder + posixpath.normpath(f"/{path.lstrip('/')}")

@@ -107,12 +107,12 @@ def consumed(host: Host) -> list[fstab.Entry]:
     return [entry for entry in fstab.parse(mount_entries.read(host)) if fstab.CONSUMED in entry.words]
 
 
-def target_of(host: Host, name: str) -> str | None:
-    """Return where a device is mounted because it said so, None if it is not."""
+def line_of(host: Host, name: str) -> fstab.Entry | None:
+    """Return the line of fstab by which a device is mounted because it said so, None if it is not."""
     for entry in consumed(host):
         mount = disks.mounted(host, host.root.resolve(entry.target))
         if mount is not None and disks.device_of(host, mount) == name:
-            return entry.target
+            return entry
     return None
 
 
@@ -129,7 +129,7 @@ def _first(known: Disks, policy: Policy | None, tags: Mapping[str, str], found: 
     """Say what comes of a device before anything of it is mounted; ACCEPTED is what is to be read."""
     volume, content = known.volume(known.disk_of(found.name)), found.content
     here = Volume(found, volume, State.ACCEPTED)
-    if found.use is not None and target_of(known.host, found.name) is None:
+    if found.use is not None and line_of(known.host, found.name) is None:
         return here._replace(state=State.IN_USE, reason=found.use)
     if found.use is None and content.kind not in FILE_SYSTEMS:
         unread = content is volume_reader.SILENT or content.detail.startswith("cannot be read")
@@ -152,7 +152,10 @@ def _read(host: Host, volumes: Sequence[Volume]) -> list[Files]:
 
 
 def _read_mounted(host: Host, name: str) -> Files:
-    target = target_of(host, name) or "/"
+    line = line_of(host, name)
+    if line is None:
+        return Files(error="is not mounted any more")
+    target = line.target
     found: dict[str, bytes] = {}
     for file in (volume_reader.IDENTITY, volume_reader.SIGNATURE):
         try:
@@ -190,6 +193,8 @@ def _judged(host: Host, policy: Policy, volume: Volume, files: Files, uuids: Seq
     if reason is not None:
         told = f"{reason}: {unsigned}" if unsigned and files.signature is not None else reason
         return volume._replace(reason=told)
+    if identity.action != "mount" and volume.found.use is not None:
+        return volume._replace(reason=f"says {identity.action} now, and {volume.found.use}: unmount it")
     if content.uuid and uuids.count(content.uuid) > 1:
         return volume._replace(reason=f"another volume has the same UUID ({content.uuid})")
     if identity.action == "run":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WATCH = "/run/cloudboot/consume/watch"  # volumes that are attached from now on are consumed by the unit
 ROOT_HOOK = "/usr/share/initramfs-tools/scripts/local-bottom/cloudboot-root"
+OURS = "/var/lib/cloudboot"
 CHECKED = ("ext2", "ext3", "ext4", "vfat")  # what fsck does something for
 MOUNT_LIMIT, CHECK_LIMIT = 30, 600  # seconds
 LIVE = "volumes are those of the running machine"
@@ -117,7 +118,7 @@ def mount_all(ctx: Context, wanted: Sequence[Volume], *, keep_others: bool) -> N
         identity = volume.identity
         if identity is None:
             continue
-        line = entry(volume, identity)
+        line = entry(host, volume, identity)
         reason = hindrance(host, volume, line, table)
         if reason is not None:
             ctx.report(f"{volume.called}: refused: {reason}", ("consume",))
@@ -133,22 +134,28 @@ def mount_all(ctx: Context, wanted: Sequence[Volume], *, keep_others: bool) -> N
             ctx.fail(f"{volume.called}: {error}", ("consume",))
 
 
-def entry(volume: Volume, identity: Identity) -> Entry:
+def entry(host: Host, volume: Volume, identity: Identity) -> Entry:
     """Return the line of fstab for a volume."""
-    content = volume.found.content
-    check = identity.check and content.kind in CHECKED
-    options = ",".join(identity.options) or "defaults"
-    line = Entry(f"UUID={content.uuid}", identity.where, content.kind, options, "0", "2" if check else "0")
+    source, kind = f"UUID={volume.found.content.uuid}", volume.found.content.kind
+    if volume.found.use is not None:  # it is mounted because it said so, and was not looked at again
+        there = volumes.line_of(host, volume.name)
+        source, kind = (there.source, there.kind) if there is not None else ("", "auto")
+    options, passno = ",".join(identity.options) or "defaults", "2" if identity.check and kind in CHECKED else "0"
+    line = Entry(source, identity.where, kind, options, "0", passno)
     return line.with_option(*mount_entries.WITHOUT_DEVICE, fstab.CONSUMED)
 
 
 def hindrance(host: Host, volume: Volume, line: Entry, table: Sequence[Entry]) -> str | None:
     """Return in words why a volume cannot be mounted where it says, None if it can."""
     if volume.found.use is not None:
-        return None  # it is mounted there
+        there = volumes.line_of(host, volume.name)
+        same = there is not None and there.same_place(line)
+        return None if same else f"now it wants to be on {line.target}, and {volume.found.use}: unmount it"
     if not volume.found.content.uuid:
         return "it has no UUID to know it by"
     place = host.root.resolve(line.target)
+    if f"{place}/".startswith(f"{OURS}/"):
+        return f"{line.target} is where cloudboot keeps its state"
     if place != fstab.place(line.target):
         return f"{line.target} is a link to {place}"
     for other in table:
