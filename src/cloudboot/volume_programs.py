@@ -57,7 +57,7 @@ def prepare(ctx: Context, volume: Volume) -> None:
         "folder": folder,
         "argv": [_inside(folder, identity.program), *identity.arguments],
         "user": identity.user,
-        "limit": identity.timeout,
+        "timeout": identity.timeout,
         "frequency": identity.frequency,
     }
     host.keep(MakeDir(QUEUE, 0o700))
@@ -109,7 +109,7 @@ def run(ctx: Context, job: dict[str, Any]) -> None:
     user = job["user"] or "root"
     account = ctx.host.user(user)
     as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
-    limit = ["timeout", "--kill-after=10", str(job["limit"])]
+    limit = ["timeout", "--kill-after=10", str(job["timeout"])]
     ledger.note(job["name"], frequency, State.STARTED)
     environment = {
         "HOME": account.home if account is not None else "/",
@@ -122,7 +122,7 @@ def run(ctx: Context, job: dict[str, Any]) -> None:
     }
     outcome = ctx.commands.script(job["label"], [*limit, *as_user, *job["argv"]], env=environment)
     if outcome.status == TOOK_TOO_LONG:
-        ctx.fail(f"{job['label']}: took longer than {job['limit']} s and was ended", ("consume",))
+        ctx.fail(f"{job['label']}: took longer than {job['timeout']} s and was ended", ("consume",))
     ledger.note(job["name"], frequency, State.FAILED if outcome.status else State.DONE)
 
 
