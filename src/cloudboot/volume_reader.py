@@ -52,8 +52,9 @@ class Files(NamedTuple):
 
 
 def candidates(known: Disks) -> list[str]:
-    """Return the kernel names of all disks and partitions."""
-    return [name for disk in known.all() for name in (disk, *blank.parts(known.host, disk))]
+    """Return the kernel names of all disks and partitions; an optical drive is none, and may be empty."""
+    names = [disk for disk in known.all() if not disk.startswith("sr")]
+    return [name for disk in names for name in (disk, *blank.parts(known.host, disk))]
 
 
 def look(host: Host, names: Sequence[str]) -> list[Found]:
