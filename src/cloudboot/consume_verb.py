@@ -11,6 +11,7 @@ import sys
 from cloudboot import blank, disks, signatures, volume_programs, volume_reader, volumes
 from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.identity_file import parse
+from cloudboot.instance import LINK
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def show(host: Host, write: Callable[[str], object], *, as_json: bool) -> int:
     if as_json:
         import json
 
-        document = {"policy": policy is not None, "volumes": [_document(each) for each in found]}
+        document = {"policy": policy is not None, "volumes": [_document(host, each) for each in found]}
         write(json.dumps(document, indent=1) + "\n")
         return 0
-    write(table([HEAD, *map(_cells, found)]))
+    write(table([HEAD, *(_cells(host, each) for each in found)]))
     if policy is None:
         write("The configuration has no consume: no file of any volume is read.\n")
     return 0
@@ -79,16 +80,27 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _cells(volume: Volume) -> tuple[str, ...]:
+def _cells(host: Host, volume: Volume) -> tuple[str, ...]:
     content, identity = volume.found.content, volume.identity
     says = f"{identity.action}{', signed' if volume.signed else ''}" if identity else ""
-    holds = (content.kind, content.state if content.state != "unknown" else "")
-    if volume.state is volumes.State.IN_USE:
-        holds = ("", "")
-    return (volume.name, volume.volume, *holds, content.label, says, volume.verdict)
+    holds = (content.kind, content.state if content.state != "unknown" else "", content.label)
+    if volume.found.use is not None:
+        known = blank.content(host, volume.name)
+        holds = (known.kind, "", known.label)
+    return (volume.name, volume.volume, *holds, says, outcome(host, volume))
 
 
-def _document(volume: Volume) -> dict[str, Any]:
+def outcome(host: Host, volume: Volume) -> str:
+    """Return in words what has become of a volume, or will at the next boot."""
+    if volume.state is not volumes.State.ACCEPTED or volume.identity is None:
+        return volume.verdict
+    if volume.identity.action == "run":
+        marker = volume_programs.marker(host, LINK, volume)
+        return f"accepted: its program has run ({marker.state})" if marker else "accepted: its program has not run yet"
+    return f"consumed: {volume.found.use}" if volume.found.use else volume.verdict
+
+
+def _document(host: Host, volume: Volume) -> dict[str, Any]:
     content, identity = volume.found.content, volume.identity
     looked = volume.state is not volumes.State.IN_USE
     return {
@@ -103,6 +115,7 @@ def _document(volume: Volume) -> dict[str, Any]:
         "signed": volume.signed,
         "verdict": str(volume.state),
         "reason": volume.reason or None,
+        "outcome": outcome(host, volume),
     }
 
 

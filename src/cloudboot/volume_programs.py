@@ -15,7 +15,9 @@ from cloudboot.typed import TYPE_CHECKING, Any
 from cloudboot.volume_reader import CopyFile
 
 if TYPE_CHECKING:
+    from cloudboot.host import Host
     from cloudboot.identity_file import Identity
+    from cloudboot.ledger import Marker
     from cloudboot.module import Context, Facts
     from cloudboot.volumes import Volume
 
@@ -33,15 +35,14 @@ def prepare(ctx: Context, volume: Volume) -> None:
     import json
 
     host, name = ctx.host, f"consume.{volume.key}"
-    frequency = FREQUENCIES[identity.frequency]
-    marker = Ledger(host, ctx.commands.folder).find(name, frequency)
-    if marker is not None and marker.state is State.STARTED:
-        place = f"{Ledger(host, ctx.commands.folder).place(frequency)}/{name}"
+    before = marker(host, ctx.commands.folder, volume)
+    if before is not None and before.state is State.STARTED:
+        place = f"{Ledger(host, ctx.commands.folder).place(FREQUENCIES[identity.frequency])}/{name}"
         told = "was interrupted and is not started again: remove"
         ctx.fail(f"{volume.called}: {identity.program}: {told} {place}, and it is", ("consume",))
         return
-    if marker is not None:
-        host.log.info(f"consume: {volume.called}: {identity.program} has run ({identity.frequency}, {marker.state})")
+    if before is not None:
+        host.log.info(f"consume: {volume.called}: {identity.program} has run ({identity.frequency}, {before.state})")
         return
     folder = f"{COPIES}/{volume.key}"
     try:
@@ -62,6 +63,13 @@ def prepare(ctx: Context, volume: Volume) -> None:
     }
     host.keep(MakeDir(QUEUE, 0o700))
     host.keep(WriteFile(f"{QUEUE}/{name}", json.dumps(job).encode(), 0o600))
+
+
+def marker(host: Host, folder: str, volume: Volume) -> Marker | None:
+    """Return what is known of the run of a volume's program, None if it has not run as often as it may."""
+    if volume.identity is None:
+        return None
+    return Ledger(host, folder).find(f"consume.{volume.key}", FREQUENCIES[volume.identity.frequency])
 
 
 def copy(ctx: Context, volume: Volume, identity: Identity, folder: str) -> None:
