@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cloudboot.identity_file import Identity
 
 
+OURS = "/var/lib/cloudboot"
+CHECKED = ("ext2", "ext3", "ext4", "vfat")  # what fsck does something for
 UDEVD = "/run/udev/control"  # there while it runs
 
 
@@ -79,10 +81,44 @@ def survey(known: Disks, policy: Policy, tags: Mapping[str, str], names: Sequenc
     judged = [_judged(host, policy, each, files[each.name], uuids) if each.name in files else each for each in volumes]
     accepted = [each for each in judged if each.state is State.ACCEPTED and each.identity is not None]
     clashes = conflicts({each.name: each.identity for each in accepted if each.identity is not None})
-    return [
-        each._replace(state=State.REFUSED, reason=clashes[each.name]) if each.name in clashes else each
-        for each in judged
-    ]
+    return [_placed(host, _refused(each, clashes.get(each.name))) for each in judged]
+
+
+def entry(host: Host, volume: Volume) -> fstab.Entry:
+    """Return the line of fstab for a volume that wants to be mounted."""
+    identity = volume.identity
+    if identity is None:
+        raise ValueError(volume.name)
+    source, kind = f"UUID={volume.found.content.uuid}", volume.found.content.kind
+    if volume.found.use is not None:  # it is mounted because it said so, and was not looked at again
+        there = line_of(host, volume.name)
+        source, kind = (there.source, there.kind) if there is not None else ("", "auto")
+    options, passno = ",".join(identity.options) or "defaults", "2" if identity.check and kind in CHECKED else "0"
+    line = fstab.Entry(source, identity.where, kind, options, "0", passno)
+    return line.with_option(*mount_entries.WITHOUT_DEVICE, fstab.CONSUMED)
+
+
+def hindrance(host: Host, volume: Volume, line: fstab.Entry, table: Sequence[fstab.Entry]) -> str | None:
+    """Return in words why a volume cannot be mounted where it says, None if it can."""
+    if volume.found.use is not None:
+        there = line_of(host, volume.name)
+        same = there is not None and there.same_place(line)
+        return None if same else f"now it wants to be on {line.target}, and {volume.found.use}: unmount it"
+    if not volume.found.content.uuid:
+        return "it has no UUID to know it by"
+    place = host.root.resolve(line.target)
+    if f"{place}/".startswith(f"{OURS}/"):
+        return f"{line.target} is where cloudboot keeps its state"
+    if place != fstab.place(line.target):
+        return f"{line.target} is a link to {place}"
+    for other in table:
+        if other.same_place(line) and (other.source != line.source or fstab.CONSUMED not in other.words):
+            return f"{fstab.PATH} mounts {other.source} on {other.target} already"
+    if disks.mounted(host, place) is not None:
+        return f"something else is mounted on {line.target}"
+    if host.listdir(line.target):
+        return f"{line.target} is not empty: it would be hidden"
+    return None
 
 
 def classes(known: Disks) -> list[Volume]:
@@ -206,3 +242,16 @@ def _judged(host: Host, policy: Policy, volume: Volume, files: Files, uuids: Seq
             if there[path] != wanted:
                 return volume._replace(reason=f"{path}: is not what the identity file says (another SHA-256)")
     return volume._replace(state=State.ACCEPTED)
+
+
+def _placed(host: Host, volume: Volume) -> Volume:
+    """Return a volume, refused if what it says cannot be where it wants it."""
+    identity = volume.identity
+    if volume.state is not State.ACCEPTED or identity is None or identity.action != "mount":
+        return volume
+    table = fstab.parse(mount_entries.read(host))
+    return _refused(volume, hindrance(host, volume, entry(host, volume), table))
+
+
+def _refused(volume: Volume, reason: str | None) -> Volume:
+    return volume if reason is None else volume._replace(state=State.REFUSED, reason=reason)

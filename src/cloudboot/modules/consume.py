@@ -5,8 +5,7 @@ from __future__ import annotations
 from cloudboot import disks, fstab, mount_entries, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
-from cloudboot.errors import CloudbootError, CommandError, ConfigError
-from cloudboot.fstab import Entry
+from cloudboot.errors import CloudbootError
 from cloudboot.identity_file import Policy
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.typed import TYPE_CHECKING
@@ -15,14 +14,12 @@ from cloudboot.volumes import State, Volume
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cloudboot.host import Host
+    from cloudboot.fstab import Entry
     from cloudboot.identity_file import Identity
     from cloudboot.typed import Any
 
 WATCH = "/run/cloudboot/consume/watch"  # volumes that are attached from now on are consumed by the unit
 ROOT_HOOK = "/usr/share/initramfs-tools/scripts/local-bottom/cloudboot-root"
-OURS = "/var/lib/cloudboot"
-CHECKED = ("ext2", "ext3", "ext4", "vfat")  # what fsck does something for
 MOUNT_LIMIT, CHECK_LIMIT = 30, 600  # seconds
 LIVE = "volumes are those of the running machine"
 
@@ -111,61 +108,18 @@ def told(ctx: Context, volume: Volume) -> None:
 
 def mount_all(ctx: Context, wanted: Sequence[Volume], *, keep_others: bool) -> None:
     """Mount these volumes, each where it says, and write that into fstab; each that fails is reported by itself."""
-    host = ctx.host
-    table = fstab.parse(mount_entries.read(host))
-    good: list[tuple[Volume, Identity, Entry]] = []
-    for volume in wanted:
-        identity = volume.identity
-        if identity is None:
-            continue
-        line = entry(host, volume, identity)
-        reason = hindrance(host, volume, line, table)
-        if reason is not None:
-            ctx.report(f"{volume.called}: refused: {reason}", ("consume",))
-            continue
-        good.append((volume, identity, line))
+    good = [(each, each.identity, volumes.entry(ctx.host, each)) for each in wanted if each.identity is not None]
     lines = [line for *_, line in good]
-    others = volumes.consumed(host) if keep_others else []
-    write(ctx, [*(each for each in others if not any(each.same_place(line) for line in lines)), *lines])
+    others = volumes.consumed(ctx.host) if keep_others else []
+    kept = [
+        other for other in others if not any(other.same_place(line) or other.source == line.source for line in lines)
+    ]
+    write(ctx, [*kept, *lines])
     for volume, identity, line in good:
         try:
             mount(ctx, volume, identity, line)
         except (CloudbootError, OSError) as error:
             ctx.fail(f"{volume.called}: {error}", ("consume",))
-
-
-def entry(host: Host, volume: Volume, identity: Identity) -> Entry:
-    """Return the line of fstab for a volume."""
-    source, kind = f"UUID={volume.found.content.uuid}", volume.found.content.kind
-    if volume.found.use is not None:  # it is mounted because it said so, and was not looked at again
-        there = volumes.line_of(host, volume.name)
-        source, kind = (there.source, there.kind) if there is not None else ("", "auto")
-    options, passno = ",".join(identity.options) or "defaults", "2" if identity.check and kind in CHECKED else "0"
-    line = Entry(source, identity.where, kind, options, "0", passno)
-    return line.with_option(*mount_entries.WITHOUT_DEVICE, fstab.CONSUMED)
-
-
-def hindrance(host: Host, volume: Volume, line: Entry, table: Sequence[Entry]) -> str | None:
-    """Return in words why a volume cannot be mounted where it says, None if it can."""
-    if volume.found.use is not None:
-        there = volumes.line_of(host, volume.name)
-        same = there is not None and there.same_place(line)
-        return None if same else f"now it wants to be on {line.target}, and {volume.found.use}: unmount it"
-    if not volume.found.content.uuid:
-        return "it has no UUID to know it by"
-    place = host.root.resolve(line.target)
-    if f"{place}/".startswith(f"{OURS}/"):
-        return f"{line.target} is where cloudboot keeps its state"
-    if place != fstab.place(line.target):
-        return f"{line.target} is a link to {place}"
-    for other in table:
-        if other.same_place(line) and (other.source != line.source or fstab.CONSUMED not in other.words):
-            return f"{fstab.PATH} mounts {other.source} on {other.target} already"
-    if disks.mounted(host, place) is not None:
-        return f"something else is mounted on {line.target}"
-    if host.listdir(line.target):
-        return f"{line.target} is not empty: it would be hidden"
-    return None
 
 
 def write(ctx: Context, lines: Sequence[Entry]) -> None:
@@ -180,7 +134,7 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     """Mount a volume unless it is. Raises OSError, CommandError, ConfigError."""
     host = ctx.host
     if volume.found.use is None:
-        if identity.check and volume.found.content.kind in CHECKED:
+        if identity.check and volume.found.content.kind in volumes.CHECKED:
             # 1: errors were corrected
             argv = ["fsck", "-a", "-T", f"/dev/{volume.name}"]
             host.run(argv, live=LIVE, timeout=CHECK_LIMIT, accept=(0, 1))
@@ -191,6 +145,3 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     there = host.look(line.target)
     if identity.owner and there is not None and "ro" not in line.words:
         host.set_access(line.target, there.mode, identity.owner)
-
-
-__all__ = ["CommandError", "ConfigError", "apply", "consume"]
