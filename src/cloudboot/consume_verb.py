@@ -59,7 +59,7 @@ def show(host: Host, write: Callable[[str], object], *, as_json: bool) -> int:
     config = kept_config(host)
     policy = volumes.policy_of(config)
     known = disks.Disks(host, {})
-    found = volumes.survey(known, policy, volumes.tags_of(host)) if policy else volumes.classes(known)
+    found = volumes.survey(known, policy, volumes.tags_of(host, LINK)) if policy else volumes.classes(known)
     if as_json:
         import json
 

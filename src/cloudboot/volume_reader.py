@@ -44,11 +44,15 @@ class Found(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The identity file of a volume and its signature, None where there is none; or why they cannot be read."""
+    """The identity file of a volume and its signature, None where there is none; or why they cannot be read.
+
+    dirty: there is none, and one may be in a journal that was not replayed.
+    """
 
     identity: bytes | None = None
     signature: bytes | None = None
     error: str = ""
+    dirty: bool = False
 
 
 def candidates(known: Disks) -> list[str]:
@@ -213,7 +217,7 @@ def _read(host: Host, found: Found) -> Files:
     identity, signature = (
         None if answer.get(key) is None else binascii.a2b_base64(answer[key]) for key in ("identity", "signature")
     )
-    return Files(identity, signature)
+    return Files(identity, signature, dirty=bool(answer.get("dirty")))
 
 
 def _ask(host: Host, verb: str, found: Found, *paths: str) -> Result:

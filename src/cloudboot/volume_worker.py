@@ -33,14 +33,8 @@ LOOP_CTL_GET_FREE, LOOP_CONFIGURE = 0x4C82, 0x4C0A
 LO_FLAGS_READ_ONLY, LO_FLAGS_AUTOCLEAR = 1, 4
 TRIES = 50  # others may take the loop device that we were given
 
-# With a dirty journal, a plain `ro` writes. xfs refuses a second volume from the same snapshot without nouuid.
-OPTIONS = {
-    "ext2": "norecovery",
-    "ext3": "norecovery",
-    "ext4": "norecovery",
-    "xfs": "norecovery,nouuid",
-    "btrfs": "norecovery",
-}
+JOURNALS = ("ext3", "ext4", "xfs", "btrfs")  # with a dirty one, a plain `ro` writes
+RECOVERS = ("ext2", *JOURNALS)  # understand norecovery
 
 
 def main(words: list[str]) -> int:
@@ -62,6 +56,9 @@ def main(words: list[str]) -> int:
             found[key] = None
         except OSError as error:
             return answer({"error": f"{name}: {told(error)}", "errno": error.errno})
+    if found["identity"] is None and kind in JOURNALS:
+        os.close(volume)
+        found["dirty"] = dirty(device, kind)
     return answer(found)
 
 
@@ -79,22 +76,44 @@ def answer(found: dict[str, object]) -> int:
 def mounted(device: str, kind: str) -> int:
     """Mount a device where only this process sees it; return its root directory. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
+    call(libc.unshare(CLONE_NEWNS))
+    call(libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
+    mount(device, kind, recover=False)
+    return os.open(PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def call(status: int) -> None:
-        if status != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), device)
 
+def dirty(device: str, kind: str) -> bool:
+    """Tell whether a file that was not found may be in a journal only: whether the kernel would have to replay one.
+
+    On a device that refuses writes it will not, and says so.
+    """
+    try:
+        call(ctypes.CDLL(None, use_errno=True).umount2(PLACE.encode(), 0))
+        mount(device, kind, recover=True)
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
+
+
+def mount(device: str, kind: str, *, recover: bool) -> None:
+    """Mount a device read-only, through a loop device that refuses writes. Raises OSError."""
+    flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOSYMFOLLOW
+    # xfs refuses a second volume from the same snapshot without nouuid.
+    options = ["norecovery"] * (not recover and kind in RECOVERS) + ["nouuid"] * (kind == "xfs")
+    libc = ctypes.CDLL(None, use_errno=True)
     loop, keep = read_only_loop(device)
     try:
-        call(libc.unshare(CLONE_NEWNS))
-        call(libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
-        flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOSYMFOLLOW
-        options = OPTIONS.get(kind, "").encode()
-        call(libc.mount(loop.encode(), PLACE.encode(), kind.encode(), ctypes.c_ulong(flags), options))
+        given = ",".join(options).encode()
+        call(libc.mount(loop.encode(), PLACE.encode(), kind.encode(), ctypes.c_ulong(flags), given))
     finally:
         os.close(keep)  # from now on only the mount holds it
-    return os.open(PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def call(status: int) -> None:
+    """Raise OSError for a call into libc that has failed."""
+    if status != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def read_only_loop(device: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from cloudboot import blank, disks, fstab, mount_entries, signatures, volume_reader
+from cloudboot.actions import WriteFile
 from cloudboot.errors import CloudbootError
 from cloudboot.identity_file import Policy, conflicts, judge, parse
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from cloudboot.identity_file import Identity
 
 
-OURS = "/var/lib/cloudboot"
 CHECKED = ("ext2", "ext3", "ext4", "vfat")  # what fsck does something for
+CRAWL = "/run/ec2/meta-data"
+TAGS = f"{CRAWL}/tags/instance"
 UDEVD = "/run/udev/control"  # there while it runs
 
 
@@ -107,8 +109,6 @@ def hindrance(host: Host, volume: Volume, line: fstab.Entry, table: Sequence[fst
     if not volume.found.content.uuid:
         return "it has no UUID to know it by"
     place = host.root.resolve(line.target)
-    if f"{place}/".startswith(f"{OURS}/"):
-        return f"{line.target} is where cloudboot keeps its state"
     if place != fstab.place(line.target):
         return f"{line.target} is a link to {place}"
     for other in table:
@@ -132,10 +132,20 @@ def policy_of(config: Mapping[str, Any]) -> Policy | None:
     return Policy.of(config.get("consume"))
 
 
-def tags_of(host: Host) -> dict[str, str]:
-    """Return the instance's tags, as the last crawl has them."""
-    folder = "/run/ec2/meta-data/tags/instance"
-    return {name: (host.text(f"{folder}/{name}") or "").strip() for name in host.listdir(folder)}
+def tags_of(host: Host, folder: str) -> dict[str, str]:
+    """Return the instance's tags as the last crawl had them. `folder`: the instance's, which keeps them for a boot
+    that has not asked the metadata service.
+    """
+    import json
+
+    kept = f"{folder}/tags.json"
+    if not host.exists(CRAWL):
+        found: dict[str, str] = json.loads(host.text(kept) or "{}")
+        return found
+    tags = {name: (host.text(f"{TAGS}/{name}") or "").strip() for name in host.listdir(TAGS)}
+    if tags or host.exists(kept):
+        host.keep(WriteFile(kept, json.dumps(tags).encode(), 0o600))
+    return tags
 
 
 def consumed(host: Host) -> list[fstab.Entry]:
@@ -211,7 +221,7 @@ def _judged(host: Host, policy: Policy, volume: Volume, files: Files, uuids: Seq
     from hashlib import sha256
 
     content = volume.found.content
-    dirty = content.state == "dirty"
+    dirty = files.dirty or content.state == "dirty"
     if files.error:
         return volume._replace(state=State.UNREADABLE, reason=f"dirty ({files.error})" if dirty else files.error)
     if files.identity is None:

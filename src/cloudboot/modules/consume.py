@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from cloudboot.fstab import Entry
     from cloudboot.identity_file import Identity
-    from cloudboot.typed import Any
 
 WATCH = "/run/cloudboot/consume/watch"  # volumes that are attached from now on are consumed by the unit
 ROOT_HOOK = "/usr/share/initramfs-tools/scripts/local-bottom/cloudboot-root"
@@ -74,8 +73,7 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
     host.keep(WriteFile(WATCH, b""))
     host.log.doing("looks at the volumes that are attached")
     volumes.settle(host)
-    tags: dict[str, Any] = ctx.instance.metadata.get("tags", {}).get("instance", {})
-    found = volumes.survey(known, policy, tags, names)
+    found = volumes.survey(known, policy, volumes.tags_of(host, ctx.commands.folder), names)
     host.log.doing("")
     for each in found:
         told(ctx, each)
