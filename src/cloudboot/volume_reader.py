@@ -26,9 +26,8 @@ PROGRAM = ("python3", "-IS", "-")  # the worker is on its standard input: it nee
 IDENTITY, SIGNATURE = "ebs-config.txt", "ebs-config.txt.sig"  # these three as in the worker
 SMALL = 64 << 10  # bytes of each
 LOOKS = 8  # devices that are looked at at once
-MOUNTS = 4  # volumes that are mounted at once
 LOOK_LIMIT = 20.0  # seconds for the superblocks of one device
-READ_LIMIT = 20.0  # seconds for the files of one volume
+READ_LIMIT = 20.0  # seconds for the identity file of one volume: as in the worker
 COPY_LIMIT = 300.0
 # What has files and may be mounted for a look. Members of LVM, RAID and LUKS are never put together.
 FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "iso9660", "squashfs")
@@ -68,15 +67,30 @@ def look(host: Host, names: Sequence[str]) -> list[Found]:
 
 
 def read(host: Host, found: Sequence[Found]) -> list[Files]:
-    """Read the identity files of these volumes."""
-    limit = READ_LIMIT + 10
-    files = at_once(lambda each: _read(host, each), found, MOUNTS, limit)
-    return [each or Files(error=f"did not answer within {limit:.0f} s") for each in files]
+    """Read the identity files of these volumes, some at a time, each with a time limit."""
+    import binascii
+
+    if not found:
+        return []
+    words = [word for each in found for word in (f"/dev/{each.name}", each.content.kind)]
+    answers = _parsed(host.ask([*PROGRAM, "read", *words], stdin=_worker(), timeout=READ_LIMIT * (len(found) + 1)))
+    files = []
+    for each in found:
+        answer = answers.get(f"/dev/{each.name}", answers)
+        if "error" in answer:
+            files.append(Files(error=str(answer["error"])))
+            continue
+        content = {
+            key: binascii.a2b_base64(answer[key]) for key in ("identity", "signature") if answer.get(key) is not None
+        }
+        files.append(Files(content.get("identity"), content.get("signature"), dirty=bool(answer.get("dirty"))))
+    return files
 
 
 def digests(host: Host, found: Found, paths: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of files of a volume, in hexadecimal. Raises ConfigError if one cannot be read."""
-    answer = _parsed(_ask(host, "hash", found, *paths))
+    argv = [*PROGRAM, "hash", f"/dev/{found.name}", found.content.kind, *paths]
+    answer = _parsed(host.ask(argv, stdin=_worker(), timeout=COPY_LIMIT))
     if "error" in answer:
         raise ConfigError(str(answer["error"]))
     files: dict[str, dict[str, Any]] = answer["files"]
@@ -208,23 +222,6 @@ def _look(host: Host, name: str) -> Found:
         return Found(name, None, SILENT._replace(detail=f"cannot be read: {error.strerror}"))
 
 
-def _read(host: Host, found: Found) -> Files:
-    import binascii
-
-    answer = _parsed(_ask(host, "read", found))
-    if "error" in answer:
-        return Files(error=str(answer["error"]))
-    identity, signature = (
-        None if answer.get(key) is None else binascii.a2b_base64(answer[key]) for key in ("identity", "signature")
-    )
-    return Files(identity, signature, dirty=bool(answer.get("dirty")))
-
-
-def _ask(host: Host, verb: str, found: Found, *paths: str) -> Result:
-    argv = [*PROGRAM, verb, f"/dev/{found.name}", found.content.kind, *paths]
-    return host.ask(argv, stdin=_worker(), timeout=READ_LIMIT)
-
-
 def _parsed(result: Result) -> dict[str, Any]:
     import json
 
@@ -235,7 +232,7 @@ def _parsed(result: Result) -> dict[str, Any]:
     if isinstance(answer, dict):
         return answer
     if result.status < 0:
-        return {"error": f"did not answer within {READ_LIMIT:.0f} s"}
+        return {"error": "did not answer in time"}
     last = result.output.strip().splitlines()[-1:] or [f"exit status {result.status}"]
     return {"error": f"cannot be read: {last[0]}"}
 

@@ -1,10 +1,10 @@
 """Read files of a volume without writing to it: a program of its own, which `volume_reader` hands to python3.
 
-    python3 -IS - read DEVICE KIND          the identity file and its signature
-    python3 -IS - hash DEVICE KIND PATH…    SHA-256 of files
-    python3 -IS - copy DEVICE KIND PATH     a file's bytes
+    python3 -IS - read DEVICE KIND [DEVICE KIND]…   the identity files and their signatures
+    python3 -IS - hash DEVICE KIND PATH…            SHA-256 of files
+    python3 -IS - copy DEVICE KIND PATH             a file's bytes
 
-The volume is mounted in a mount namespace that ends with the process, through a loop device that refuses every write:
+A volume is mounted in a mount namespace that ends with the process, through a loop device that refuses every write:
 whenever and however the process ends, the kernel takes both away. What is on the volume may be hostile: no symlink is
 followed, no device or FIFO opened, no more read than is allowed.
 
@@ -13,17 +13,25 @@ It answers in JSON; what cannot be read is `{"error": …}`.
 
 from __future__ import annotations
 
+import binascii
 import ctypes
 import errno
+import json
 import os
+import select
+import signal
 import stat
 import sys
+import time
 from fcntl import ioctl
 
 IDENTITY, SIGNATURE = "ebs-config.txt", "ebs-config.txt.sig"
 SMALL = 64 << 10  # bytes of an identity file, or of a signature
 LARGE = 256 << 20  # bytes of a file that is run
 PIECE = 1 << 20
+AT_ONCE = 4  # volumes that are mounted
+LIMIT = 20  # seconds for one
+ROOM = 900 << 10  # bytes of all answers: more than this is not taken from a program
 PLACE = "/run"  # always there; in a namespace of our own nobody misses what was there
 
 CLONE_NEWNS = 0x20000
@@ -39,15 +47,80 @@ RECOVERS = ("ext2", *JOURNALS)  # understand norecovery
 
 def main(words: list[str]) -> int:
     """Do what the words say; return the exit status."""
-    verb, device, kind, *paths = words
+    verb, device, kind, *others = words
+    if verb == "read":
+        return answer(read_all([(device, kind), *zip(others[::2], others[1::2], strict=True)]))
     try:
         volume = mounted(device, kind)
     except OSError as error:
-        return answer({"error": f"cannot be mounted: {error.strerror}", "errno": error.errno})
+        return answer({"error": f"cannot be mounted: {error.strerror}"})
     if verb == "copy":
-        return copy(volume, paths[0])
-    if verb == "hash":
-        return answer({"files": {path: hashed(volume, path) for path in paths}})
+        return copy(volume, others[0])
+    return answer({"files": {path: hashed(volume, path) for path in others}})
+
+
+def answer(found: dict[str, object]) -> int:
+    """Print the answer."""
+    print(json.dumps(found))
+    return 0
+
+
+# -- many volumes
+
+
+def read_all(volumes: list[tuple[str, str]]) -> dict[str, object]:
+    """Return by device what each volume says, some at a time, each in a process of its own with a time limit.
+
+    One that hangs in the kernel cannot be ended, nor waited for: it is left behind.
+    """
+    todo = volumes[::-1]
+    running: dict[int, tuple[str, int, int, float]] = {}
+    texts: dict[str, bytes] = {}
+    while todo or running:
+        while todo and len(running) < AT_ONCE:
+            device, kind = todo.pop()
+            pid, file = begun(device, kind)
+            running[os.pidfd_open(pid)] = (device, pid, file, time.monotonic() + LIMIT)
+        poll = select.poll()
+        for each in running:
+            poll.register(each, select.POLLIN)
+        ended = {each for each, _ in poll.poll(500)}
+        for each, (device, pid, file, end) in list(running.items()):
+            if each in ended:
+                os.waitpid(pid, 0)
+                texts[device] = os.pread(file, ROOM, 0)
+            elif time.monotonic() < end:
+                continue
+            else:
+                os.kill(pid, signal.SIGKILL)
+                texts[device] = json.dumps({"error": f"did not answer within {LIMIT} s"}).encode()
+            del running[each]
+            os.close(each)
+            os.close(file)
+    while sum(map(len, texts.values())) > ROOM:  # the largest go: nobody's file keeps another's from being read
+        largest = max(texts, key=lambda device: len(texts[device]))
+        texts[largest] = b'{"error": "identity file and signature are too large for so many volumes"}'
+    return {device: json.loads(text or b'{"error": "could not be read"}') for device, text in texts.items()}
+
+
+def begun(device: str, kind: str) -> tuple[int, int]:
+    """Begin to read a volume in a child; return its pid and the file that its answer will be in."""
+    file = os.memfd_create("answer", os.MFD_CLOEXEC)
+    pid = os.fork()
+    if pid:
+        return pid, file
+    try:
+        os.write(file, json.dumps(read(device, kind)).encode())
+    finally:
+        os._exit(0)
+
+
+def read(device: str, kind: str) -> dict[str, object]:
+    """Return the identity file of a volume and its signature, in base64, or why they cannot be read."""
+    try:
+        volume = mounted(device, kind)
+    except OSError as error:
+        return {"error": f"cannot be mounted: {error.strerror}"}
     found: dict[str, object] = {}
     for name, key in ((IDENTITY, "identity"), (SIGNATURE, "signature")):
         try:
@@ -55,19 +128,11 @@ def main(words: list[str]) -> int:
         except FileNotFoundError:
             found[key] = None
         except OSError as error:
-            return answer({"error": f"{name}: {told(error)}", "errno": error.errno})
+            return {"error": f"{name}: {told(error)}"}
     if found["identity"] is None and kind in JOURNALS:
         os.close(volume)
         found["dirty"] = dirty(device, kind)
-    return answer(found)
-
-
-def answer(found: dict[str, object]) -> int:
-    """Print the answer."""
-    import json
-
-    print(json.dumps(found))
-    return 0
+    return found
 
 
 # -- mounting
@@ -173,8 +238,6 @@ def opened(volume: int, path: str) -> tuple[int, os.stat_result]:
 
 def small(volume: int, name: str) -> str:
     """Return a small file in base64. Raises OSError."""
-    import binascii
-
     file, facts = opened(volume, name)
     try:
         if facts.st_size > SMALL:
