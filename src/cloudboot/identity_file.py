@@ -104,7 +104,7 @@ class Identity(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What the owner lets volumes do. match: `label`, `volume-id`, `tag` -> patterns, of which one has to fit in each."""
+    """What the owner lets volumes do. match: `label`, `volume-id`, `tag` -> patterns, one of each has to fit."""
 
     allow: tuple[str, ...] = ("mount",)
     signers: tuple[str, ...] = ()
@@ -177,7 +177,7 @@ def _flaws(action: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if action == "run":
         paths = [fields["program"], *fields["digests"]]
         for path in paths:
-            if path.startswith("/") or posixpath.normpath(path) != path or path.startswith("..") or path == ".":
+            if posixpath.normpath(path) != path or path.startswith(("/", "..")) or path == ".":
                 yield "program" if path == fields["program"] else "digests", f"is not a path on the volume: {path!r}"
         if fields["program"] not in fields["digests"]:
             yield "digests", f"has none of {fields['program']!r}"
