@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 
 # Each may import what stands in its own row or an earlier one.
 ROWS = [
-    "typed errors problem process root checker netlink handler_host volume_worker",
+    "typed errors problem process root checker netlink handler_host superblock volume_worker",
     "actions log host http",
-    "instance route disks filesystems distro firewall fstab hostname passwords apt",
+    "instance route disks filesystems distro firewall fstab hostname passwords apt identity_file",
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock",
     "blank partitioning formatting",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked "
