@@ -173,7 +173,7 @@ def test_32_volumes_are_told_apart_unwritten_and_as_fast(
     devices = [loop(image) for image in images]
     known, policy = Disks(host, {}), Policy.of(True)
     assert policy is not None
-    few = [devices[names.index(name)] for name in ("ext4", "xfs", "btrfs", "lvm")]
+    few = devices[:4]
     times = {len(some): min(seconds(known, policy, some) for _ in range(3)) for some in (few, devices)}
     found = volumes.survey(known, policy, {}, devices)
     print(f"4 volumes: {times[4]:.3f} s, 32 volumes: {times[32]:.3f} s, {times[32] / times[4]:.1f} times")
