@@ -211,7 +211,10 @@ def with_digests(given: bytes, sha256: Callable[[str], str]) -> bytes:
         raise UsageError(f"--identity: no YAML: {' '.join(str(error).split())}") from None
     job = document.get("run") if isinstance(document, dict) else None
     if isinstance(job, dict):
-        paths = [job.get("program"), *(job.pop("files", None) or ())]
+        files = job.pop("files", None) or []
+        if not isinstance(files, list):
+            raise UsageError("--identity: run.files: must be a list of paths on the volume")
+        paths = [job.get("program"), *files]
         job["digests"] = {str(path): sha256(str(path)) for path in paths if path}
     content = yaml.safe_dump(document, sort_keys=False).encode()
     parse(content)  # what no machine would read is not written
@@ -227,10 +230,14 @@ def _file(path: str) -> bytes:
 
 
 def _sha256(folder: str, path: str) -> str:
-    from hashlib import file_digest
+    """Return a file's SHA-256, as a machine will find it: by the same rules."""
+    from cloudboot import volume_worker
 
+    volume = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with open(f"{folder}/{path}", "rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"--identity: {path}: is not on the volume: {error.strerror}") from None
+        found = volume_worker.hashed(volume, path)
+    finally:
+        os.close(volume)
+    if "error" in found:
+        raise UsageError(f"--identity: {path}: {found['error']}")
+    return str(found["sha256"])
