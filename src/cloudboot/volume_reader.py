@@ -55,9 +55,13 @@ class Files(NamedTuple):
 
 
 def candidates(known: Disks) -> list[str]:
-    """Return the kernel names of all disks and partitions; an optical drive is none, and may be empty."""
+    """Return the kernel names of all disks and partitions; an optical drive is none, and may be empty.
+
+    A container sees its host's in /sys, and has no nodes of them.
+    """
     names = [disk for disk in known.all() if not disk.startswith("sr")]
-    return [name for disk in names for name in (disk, *blank.parts(known.host, disk))]
+    found = [name for disk in names for name in (disk, *blank.parts(known.host, disk))]
+    return [name for name in found if known.host.exists(f"/dev/{name}")]
 
 
 def look(host: Host, names: Sequence[str]) -> list[Found]:
