@@ -28,7 +28,7 @@ SMALL = 64 << 10  # bytes of each
 LOOKS = 8  # devices that are looked at at once
 LOOK_LIMIT = 20.0  # seconds for the superblocks of one device
 READ_LIMIT = 20.0  # seconds for the identity file of one volume: as in the worker
-COPY_LIMIT = 300.0
+COPY_LIMIT = 120.0
 # What has files and may be mounted for a look. Members of LVM, RAID and LUKS are never put together.
 FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "iso9660", "squashfs")
 SILENT = Superblock("unknown", "unknown", "", "", "does not answer")

@@ -140,12 +140,22 @@ def plugged(inside: Inside) -> None:
         )
         time.sleep(0.5)
     print(f"hot-plugged: mounted after {time.monotonic() - began:.1f} s of the emulated machine")
+    print(inside("journalctl -b -o short-monotonic -u 'cloudboot-consume@*' -n 5"))
     assert inside("cat /srv/late/payload") == "of the vendor"
     assert inside("cat /srv/vendor/payload") == "of the vendor"
 
 
 def second_boot(inside: Inside) -> None:
-    inside.status()
+    status = inside.status()
+    assert status["stages"]["network"]["state"] == "done", "the local stage is too early for volumes"
     assert inside("cat /var/tmp/vendor-runs") == "root hello world"
     assert inside("findmnt -rno TARGET --real | sort") == "/\n/srv/late\n/srv/vendor"
     assert inside("grep -c x-cloudboot.consume /etc/fstab") == "2"
+    assert "per-boot" in inside("cloudboot why consume")
+    plan = inside.ask("cloudboot plan")
+    assert plan.returncode in (0, 2), plan.stdout + plan.stderr
+    told = plan.stdout.partition("consume")[2]
+    assert f"{name_of(4)} " in told
+    assert "refused: bin/setup" in told
+    assert "bin/setup" not in told.replace("refused: bin/setup", ""), "a program that has run is not planned"
+    assert inside("losetup -a") == ""

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 WATCH = "/run/cloudboot/consume/watch"  # volumes that are attached from now on are consumed by the unit
 ROOT_HOOK = "/usr/share/initramfs-tools/scripts/local-bottom/cloudboot-root"
-MOUNT_LIMIT, CHECK_LIMIT = 30, 600  # seconds
+MOUNT_LIMIT, CHECK_LIMIT = 30, 120  # seconds
 LIVE = "volumes are those of the running machine"
 
 
 @module(
     stage=Stage.NETWORK,
     frequency=Frequency.BOOT,
-    network=True,  # no packet: but before the network stage udev need not have found the disks
+    late=True,
     schema={
         "consume": {
             "type": ["boolean", "object"],
