@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cloudboot import disks, fstab, mount_entries, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
@@ -68,6 +70,9 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
         return
     if not host.live:
         host.log.info("consume: volumes are those of the running machine: nothing is looked at")
+        return
+    if host.planned and os.geteuid() != 0:
+        host.log.info("consume: only root may look at devices: as root, the plan shows what becomes of each volume")
         return
     host.keep(MakeDir("/run/cloudboot/consume", 0o700))
     host.keep(WriteFile(WATCH, b""))
