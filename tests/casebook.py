@@ -9,7 +9,7 @@ A case is a YAML file in tests/cases/<module>/:
     service: {meta-data: {…}}  # what was crawled, for templates
     metadata: {instance-id, hostname, public-keys: […], devices: {ephemeral0: sdb}, launch-index}
     tree:                   # before: path -> text, {content, mode, owner}, {link: target}, {dir: true, mode, owner},
-                            # {zeros: bytes}
+                            # {zeros: bytes, at: {offset: hexadecimal}}
     tools:                  # how programs answer, first match wins; a tool that is not listed succeeds silently
       - {argv: "prefix of the command", status: 1, output: "…", writes: {path: text}, appends: {path: text}}
     missing: [growpart]     # programs that `Host.which` does not find (it finds all others)
@@ -274,6 +274,9 @@ def plant(root: Root, path: str, what: Any) -> None:
         root.mkdir(path, mode, uid, gid)
     else:
         content = bytes(spec["zeros"]) if "zeros" in spec else spec["content"]
+        for offset, data in spec.get("at", {}).items():
+            piece = bytes.fromhex(data)
+            content = content[:offset] + piece + content[offset + len(piece) :]
         root.write(path, content if isinstance(content, bytes) else content.encode(), mode, uid, gid)
 
 

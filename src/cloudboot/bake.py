@@ -24,6 +24,11 @@ LAUNCHER = "/usr/bin/cloudboot"
 ENABLED = "/etc/cloudboot/enabled"  # "this is our cloud", for images that no DMI marks
 CONFIG = "/etc/cloudboot/cloudboot.yaml"
 NETWORK = "/etc/systemd/network/80-cloudboot-dhcp.network"
+RULES = "/usr/lib/udev/rules.d"
+CONSUME = "/etc/cloudboot/conf.d/50-consume.yaml"
+CONSUME_TEXT = """# Written by `cloudboot bake --consume`: volumes say what they are for. What they may is said here.
+consume: true
+"""
 PRESETS = "/etc/systemd/system-preset/50-cloudboot.preset"
 PRESETS_HEAD = "# Written by `cloudboot bake`: what was disabled in the image stays so on its first boot.\n"
 COMPAT = "compat"  # our units by cloud-init's names
@@ -108,6 +113,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out cloud-init's command, units and files, for what waits for it",
     )
     parser.add_argument(
+        "--consume",
+        action="store_true",
+        help="let volumes say what they are for: `consume: true` in the image's configuration",
+    )
+    parser.add_argument(
         "--bundle", action="store_true", help="bring our own PyYAML, requests, jinja2, jsonschema (by pip)"
     )
 
@@ -121,17 +131,30 @@ def run(arguments: argparse.Namespace) -> int:
     host = open_host(arguments.root, echo=False, keep_log=False)
     if not host.root.privileged:
         raise ImageError("bake: must be run as root: it compiles with the image's own python3 (chroot)")
-    bake(host, datasource=arguments.datasource, bundle=arguments.bundle, by_their_names=arguments.compat)
+    bake(
+        host,
+        datasource=arguments.datasource,
+        bundle=arguments.bundle,
+        by_their_names=arguments.compat,
+        consume=arguments.consume,
+    )
     for action in host.changes:
         print(action.text)
     print(f"{len(host.changes)} changes: {arguments.root} is baked")
     return 0
 
 
-def bake(host: Host, *, datasource: str | None = None, bundle: bool = False, by_their_names: bool = True) -> None:
+def bake(
+    host: Host,
+    *,
+    datasource: str | None = None,
+    bundle: bool = False,
+    by_their_names: bool = True,
+    consume: bool = False,
+) -> None:
     """Install the agent into the tree behind `host` and enable it; a second time changes nothing.
 
-    by_their_names: with cloud-init's command, units and files.
+    by_their_names: with cloud-init's command, units and files. consume: volumes say what they are for.
 
     Raises ImageError if the image lacks what the agent needs, CommandError if a tool in it fails.
     """
@@ -145,6 +168,8 @@ def bake(host: Host, *, datasource: str | None = None, bundle: bool = False, by_
     if changed:
         _compile(host)
     _configure(host, datasource)
+    if consume and not host.exists(CONSUME):
+        host.write(CONSUME, CONSUME_TEXT)
     _enable(host, "")
     _compat(host, wanted=by_their_names)
     _network(host)
@@ -218,6 +243,7 @@ def _install(host: Host) -> bool:
         below = os.path.relpath(folder, units)
         for name in sorted(names) if below != COMPAT else ():
             target = f"{HOME}/{below}" if below.startswith("lockdown") else f"{UNITS}/{below}"
+            target = RULES if below == "udev" else target
             host.write(os.path.normpath(f"{target}/{name}"), _source(f"{folder}/{name}"))
     return changed
 

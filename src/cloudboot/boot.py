@@ -378,7 +378,7 @@ class Boot:
         fetched = self._crawled()
 
         def needs_network(module: Module) -> bool:
-            return module.network or (module.metadata and not fetched)
+            return module.network or module.late or (module.metadata and not fetched)
 
         try:
             for stage in (Stage.LOCAL, Stage.NETWORK):

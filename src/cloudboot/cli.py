@@ -87,6 +87,7 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
     disks = verb(
         "disks", _disks, "show every disk: its EC2 name, its volume, what is on it; how it was found", root=True
     )
+    consume = verb("consume", _consume, "show what attached volumes say they are for, and what becomes of it")
     schema = verb("schema", _schema, "check user data: line, column, what is meant; on any machine")
     lockdown = verb("lockdown", _lockdown, "prove, apply or lift the firewall on the metadata service")
     lease = verb("lease", _lease, "say when this machine's lease ends, move the end, take it back")
@@ -106,6 +107,10 @@ def _parser(verb_words: Sequence[str]) -> argparse.ArgumentParser:
         from cloudboot import disks_verb
 
         disks_verb.add_arguments(disks)
+    if "consume" in verb_words:
+        from cloudboot import consume_verb
+
+        consume_verb.add_arguments(consume)
     if "schema" in verb_words:
         from cloudboot import check
 
@@ -257,6 +262,13 @@ def _disks(arguments: argparse.Namespace) -> int:
     from cloudboot import disks_verb
 
     return disks_verb.run(arguments, open_host(arguments.root, echo=False, keep_log=False), sys.stdout.write)
+
+
+def _consume(arguments: argparse.Namespace) -> int:
+    from cloudboot import consume_verb
+
+    host = open_host(echo=False, keep_log=arguments.device is not None)
+    return consume_verb.run(arguments, host, sys.stdout.write)
 
 
 def _lockdown(arguments: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ CORE_SCHEMA: dict[str, Schema] = {
     "version": {},
 }
 # Keys of the reference whose modules are not here yet: accepted, and said to do nothing.
-NOT_YET = frozenset("""migrate output reporting updates vendor_data2 warnings consume network""".split())
+NOT_YET = frozenset("""migrate output reporting updates vendor_data2 warnings network""".split())
 # Keys of modules for other distributions.
 ELSEWHERE = frozenset("apk_repos rh_subscription rpi spacewalk yum_repos zypper".split())
 

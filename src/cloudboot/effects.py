@@ -312,6 +312,7 @@ EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "swapon": swapon,
     "growpart": growpart,
     "resize2fs": None,
+    "fsck": None,
     "xfs_growfs": None,
     "btrfs": None,
     "apt-get": apt_get,
@@ -386,6 +387,8 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("locale", "-a"), _locales),
     (("visudo", "-cf", "-"), True),
     (("ssh-keygen", "-y"), True),
+    (("ssh-keygen", "-Y", "verify"), True),
+    (("python3", "-IS", "-"), True),  # volume_worker: reads a volume through what lets no write through
     (("blkid",), True),
     (("wipefs", "--no-act"), True),
     (("sfdisk", "--json"), True),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PATH = "/etc/fstab"
 MARK = "comment=cloudconfig"
+CONSUMED = "x-cloudboot.consume"  # the option of lines for volumes that say themselves where they go
 # What mount(8) would read as the end of a field, or as an escape.
 ESCAPES = {" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134"}
 
@@ -86,17 +87,17 @@ def unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def merge(text: str, wanted: Sequence[Entry]) -> str:
-    """Return a whole fstab in which our lines are exactly the wanted ones.
+def merge(text: str, wanted: Sequence[Entry], mark: str = MARK) -> str:
+    """Return a whole fstab in which our lines, those with the option `mark`, are exactly the wanted ones.
 
     One that says the same already stays as it is, one that differs is rewritten in its place, one that is not wanted
     any more goes, a new one is put at the end. All other lines keep their bytes.
     """
-    left = [entry.with_option(MARK) for entry in wanted]
+    left = [entry.with_option(mark) for entry in wanted]
     lines = []
     for line in text.split("\n"):
         entry = parse_line(line)
-        if entry is None or not entry.ours:
+        if entry is None or mark not in entry.words:
             lines.append(line)
             continue
         match = next((each for each in left if each.same_place(entry)), None)

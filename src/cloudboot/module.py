@@ -85,6 +85,7 @@ class Module(NamedTuple):
     converges: bool  # running it again after an interruption is right; else the owner decides (on_interrupt)
     metadata: bool  # reads the metadata service's answers: waits for the crawl
     network: bool  # needs the network
+    late: bool  # needs what the local stage is too early for (all disks, what fstab mounts), but no network
     essential: bool  # the login hangs on it: neither a list nor another module's failure keeps it from running
     light: bool  # not worth a process of its own: an earlier stage runs it where nothing else of its stage is due
     distros: tuple[str, ...]  # empty: all
@@ -108,6 +109,7 @@ def module(
     converges: bool = True,
     metadata: bool = False,
     network: bool = False,
+    late: bool = False,
     essential: bool = False,
     light: bool = False,
     distros: tuple[str, ...] = (),
@@ -126,6 +128,7 @@ def module(
             converges,
             metadata,
             network,
+            late,
             essential,
             light,
             distros,

@@ -7,6 +7,7 @@ import time
 
 from cloudboot import disks, fstab
 from cloudboot.disks import ROLE, VOLUME
+from cloudboot.errors import CommandError
 from cloudboot.fstab import Entry
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
@@ -270,3 +271,25 @@ def leave_to_systemd(
         if facts.get("ActiveState") != "activating" and facts.get("Job", "") in ("", "0"):
             return
         sleep(0.1)
+
+
+# -- the file
+
+
+def read(host: Host) -> str:
+    """Return fstab's text; bytes that are no UTF-8 survive. Raises OSError."""
+    return (host.read(fstab.PATH) or b"").decode("utf-8", "surrogateescape")
+
+
+def write(host: Host, entries: Sequence[Entry], mark: str = fstab.MARK) -> None:
+    """Make our lines of fstab (those with this mark) these, and tell systemd. Raises OSError."""
+    old = read(host)
+    new = fstab.merge(old, entries, mark)
+    if new == old:
+        return
+    host.write(fstab.PATH, new.encode("utf-8", "surrogateescape"), mode=None, owner=None)
+    if host.which("systemctl"):
+        try:
+            host.run(["systemctl", "daemon-reload"], live="there is no systemd to tell", timeout=60)
+        except CommandError as error:
+            host.log.warning(str(error))

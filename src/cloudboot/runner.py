@@ -35,6 +35,8 @@ LISTS = {
 }
 # cloud-init lists runcmd in the config stage (where it only writes the script) and runs it in the final one.
 LISTED_ELSEWHERE = {"runcmd": "cloud_config_modules"}
+# cloud-init has nothing like them: no list that was written for it can name them, or means to leave them out.
+NEVER_LISTED = frozenset({"consume", "consume_programs"})
 NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
 NAMES = {
     Frequency.ONCE: "on this disk",
@@ -90,7 +92,7 @@ def select(stage: Stage, modules: Sequence[Module], config: dict[str, Any]) -> t
     everywhere = [name for names in given.values() for name in names]
     for each in own:
         home = LISTED_ELSEWHERE.get(each.name, LISTS.get(stage, ""))
-        if home in given and each.name not in everywhere and not each.essential:
+        if home in given and each.name not in everywhere and not each.essential and each.name not in NEVER_LISTED:
             left_out[each.name] = f"is not in {home}"
         else:
             kept.append(each)

@@ -120,6 +120,25 @@ def test_an_image_that_lacks_something_is_left_alone(view: Overlay, capsys: pyte
     assert "python3-jinja2" in capsys.readouterr().err
 
 
+def test_volumes_are_consumed_where_the_image_says_so(view: Overlay) -> None:
+    baked(view.path)
+    assert not os.path.exists(f"{view.path}{bake.CONSUME}")
+    rules = f"{bake.RULES}/90-cloudboot-consume.rules"
+    checked = run(["chroot", view.path, "udevadm", "verify", rules], check=False)
+    assert checked.returncode == 0 or "Unknown command verb" in checked.stderr, checked.stderr  # systemd 252 has none
+    assert os.path.exists(view.path + rules)
+    host = open_host(view.path, echo=False, keep_log=False)
+    bake.bake(host, consume=True)
+    assert [action.text for action in host.changes if "consume" in action.text] == [
+        f"write {bake.CONSUME} 0644 root:root ({len(bake.CONSUME_TEXT)} bytes)"
+    ]
+    with open(f"{view.path}{bake.CONSUME}", "a", encoding="utf-8") as file:
+        file.write("# the owner's\n")
+    host = open_host(view.path, echo=False, keep_log=False)
+    bake.bake(host, consume=True)
+    assert [action.text for action in host.changes] == []
+
+
 def test_the_running_machine_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bake", "--root", "/"]) == 64
     assert "running machine" in capsys.readouterr().err

@@ -13,16 +13,18 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 
 # Each may import what stands in its own row or an earlier one.
 ROWS = [
-    "typed errors problem process root checker netlink handler_host openpgp",
+    "typed errors problem process root checker netlink handler_host openpgp superblock volume_worker",
     "actions log host http",
-    "instance route disks filesystems distro firewall fstab hostname passwords apt apt_sources",
+    "instance route disks filesystems distro firewall fstab hostname passwords apt apt_sources identity_file",
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",
     "blank partitioning formatting",
-    "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked",
-    "ledger commands module scripts written_files packages settings_text lease_units leases",
+    "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked "
+    "signatures volume_reader volumes",
+    "ledger commands module scripts written_files packages settings_text lease_units leases volume_programs",
     "modules",
     "store schema runner compose includes check",
-    "lease_work lease_report lease_suites lease_verb boot report single compat bake demo plan plan_text planning query disks_verb",
+    "lease_work lease_report lease_suites lease_verb boot report single compat bake demo plan plan_text planning query disks_verb "
+    "consume_verb",
     "cli __main__",
 ]
 HEAVY = {

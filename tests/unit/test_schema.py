@@ -32,7 +32,6 @@ EXTEND: Any = validators.extend  # has no types
 VALIDATOR = EXTEND(Draft7Validator, type_checker=TEXTS)(SCHEMA)
 KNOWN = {**CORE_SCHEMA, **modules.schemas(fresh=True)}
 
-SOON = set("""consume""".split())
 # Keys that the checker takes as they are, and why a schema does not; each has a test of its own below.
 ELSEWHERE = {"metadata_access": "the lock-down judges it: what it cannot read means `root`, and is reported there"}
 
@@ -200,4 +199,4 @@ def test_what_does_nothing_is_listed_with_the_reason() -> None:
     rows = [line for line in table.splitlines() if line.startswith("| `")]
     assert all(len(row.strip("| ").split(" | ")) == 3 for row in rows)
     listed = set(re.findall(r"`([\w-]+)`", " ".join(row.split(" | ")[0] for row in rows)))
-    assert listed == set(NOT_HERE) - SOON
+    assert listed == set(NOT_HERE)

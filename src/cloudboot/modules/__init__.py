@@ -30,6 +30,7 @@ ORDER = (
     "users_groups",
     "ssh",
     "set_passwords",
+    "consume",
     # config
     "lease",
     "wireguard",
@@ -64,6 +65,7 @@ ORDER = (
     "scripts_per_instance",
     "scripts_user",
     "runcmd",
+    "consume_programs",
     "ssh_authkey_fingerprints",
     "keys_to_console",
     "phone_home",

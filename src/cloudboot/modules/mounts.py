@@ -94,7 +94,7 @@ def apply(ctx: Context, known: Disks) -> None:
     words = [mount_entries.aliased(str(row[0]), aliases) for row, _ in rows]
     mount_entries.wait_for(known, [word for word in words if mount_entries.announced(known, word)], host)
     try:
-        foreign = [entry for entry in fstab.parse(read(host)) if not entry.ours]
+        foreign = [entry for entry in fstab.parse(mount_entries.read(host)) if not entry.ours]
     except OSError as error:
         ctx.fail(f"{fstab.PATH}: cannot be read: {error.strerror}: nothing is mounted")
         return
@@ -102,7 +102,7 @@ def apply(ctx: Context, known: Disks) -> None:
     entries = [wish.entry for wish in wishes]
     swap = swap_file(ctx, foreign)
     ready = [swap.entry] if swap and swap.entry and in_place(host, swap.file.path) else []
-    write(host, entries + ready)
+    mount_entries.write(host, entries + ready)
     for wish in wishes:
         try:
             use(ctx, wish)
@@ -115,29 +115,10 @@ def apply(ctx: Context, known: Disks) -> None:
             ctx.fail(f"swap: {error}")
             return
         if swap.entry and in_place(host, swap.file.path):
-            write(host, [*entries, swap.entry])
+            mount_entries.write(host, [*entries, swap.entry])
 
 
 # -- doing it
-
-
-def read(host: Host) -> str:
-    """Return fstab's text; bytes that are no UTF-8 survive. Raises OSError."""
-    return (host.read(fstab.PATH) or b"").decode("utf-8", "surrogateescape")
-
-
-def write(host: Host, entries: Sequence[Entry]) -> None:
-    """Make our lines of fstab these, and tell systemd. Raises OSError."""
-    old = read(host)
-    new = fstab.merge(old, entries)
-    if new == old:
-        return
-    host.write(fstab.PATH, new.encode("utf-8", "surrogateescape"), mode=None, owner=None)
-    if host.which("systemctl"):
-        try:
-            host.run(["systemctl", "daemon-reload"], live="there is no systemd to tell", timeout=60)
-        except CommandError as error:
-            host.log.warning(str(error))
 
 
 def use(ctx: Context, wish: Wish) -> None:
