@@ -114,8 +114,9 @@ def hindrance(host: Host, volume: Volume, line: fstab.Entry, table: Sequence[fst
     for other in table:
         if other.same_place(line) and (other.source != line.source or fstab.CONSUMED not in other.words):
             return f"{fstab.PATH} mounts {other.source} on {other.target} already"
-    if disks.mounted(host, place) is not None:
-        return f"something else is mounted on {line.target}"
+    mount = disks.mounted(host, place)
+    if mount is not None:
+        return None if disks.device_of(host, mount) == volume.name else f"something else is mounted on {line.target}"
     if host.listdir(line.target):
         return f"{line.target} is not empty: it would be hidden"
     return None

@@ -78,6 +78,10 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
     host.keep(WriteFile(WATCH, b""))
     host.log.doing("looks at the volumes that are attached")
     volumes.settle(host)
+    for line in volumes.consumed(host):  # systemd may be about to mount what an earlier boot has accepted
+        node = disks.node_of(line.source)
+        if node is not None and host.exists(node):
+            mount_entries.leave_to_systemd(host, line.target)
     found = volumes.survey(known, policy, volumes.tags_of(host, ctx.commands.folder), names)
     host.log.doing("")
     for each in found:
@@ -137,13 +141,13 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     """Mount a volume unless it is. Raises OSError, CommandError, ConfigError."""
     host = ctx.host
     if volume.found.use is None:
-        if identity.check and volume.found.content.kind in volumes.CHECKED:
-            # 1: errors were corrected
-            argv = ["fsck", "-a", "-T", f"/dev/{volume.name}"]
-            host.run(argv, live=LIVE, timeout=CHECK_LIMIT, accept=(0, 1))
         host.mkdir(line.target)
         mount_entries.leave_to_systemd(host, line.target)
         if disks.mounted(host, host.root.resolve(line.target)) is None:
+            if identity.check and volume.found.content.kind in volumes.CHECKED:
+                # 1: errors were corrected
+                argv = ["fsck", "-a", "-T", f"/dev/{volume.name}"]
+                host.run(argv, live=LIVE, timeout=CHECK_LIMIT, accept=(0, 1))
             host.run(["mount", line.target], live=LIVE, timeout=MOUNT_LIMIT)
     there = host.look(line.target)
     if identity.owner and there is not None and "ro" not in line.words:
