@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from cloudboot import apt, apt_sources, distro, openpgp
-from cloudboot.errors import CloudbootError, CommandError
+from cloudboot import apt, apt_sources, distro
+from cloudboot.apt_keys import KEYSERVER, add_key
+from cloudboot.errors import CommandError
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.typed import TYPE_CHECKING, Any
 
@@ -18,15 +19,13 @@ LISTS = "/etc/apt/sources.list.d"
 KEYS, OWN_KEYS = "/etc/apt/trusted.gpg.d", "/etc/apt/cloud-init.gpg.d"  # for every source; for one, as `$KEY_FILE`
 # Names that configuration management looks for: cloud-init's.
 PROXY, CONF = "/etc/apt/apt.conf.d/90cloud-init-aptproxy", "/etc/apt/apt.conf.d/94cloud-init-config"
-KEYSERVER = "keyserver.ubuntu.com"
-KEYSERVER_TRIES, KEYSERVER_TIME = 3, 30.0  # seconds
 ADD_APT_REPO = r"^[\w-]+:\w"  # "ppa:owner/name"
 TEMPLATE_LIMIT = 1 << 20  # characters
 PROXIES = {"proxy": "http", "http_proxy": "http", "ftp_proxy": "ftp", "https_proxy": "https"}
 REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]+"  # what is a region of EC2's, and may become a part of a host's name
 
 TEXT: Schema = {"type": "string"}
-KEY_ID: Schema = {"type": "string", "pattern": r"^(0[xX])?[0-9A-Fa-f ]{8,60}$(?!\n)", "x-form": "a key's id"}
+KEY_ID: Schema = {"type": "string", "pattern": r"^(0[xX])?([0-9A-Fa-f] *){8,40}$(?!\n)", "x-form": "a key's id"}
 MIRRORS: Schema = {
     "type": "array",
     "items": {
@@ -331,40 +330,6 @@ def add_repository(ctx: Context, source: str, place: Pointer) -> bool:
         ctx.fail(str(error), place)
         return False
     return True
-
-
-def add_key(ctx: Context, entry: dict[str, Any], path: str, place: Pointer) -> bool:
-    """Write a key where apt finds it; tell whether it is there. A source without its key is not added."""
-    try:
-        keys = openpgp.dearmor(entry["key"]) if "key" in entry else fetched(ctx, entry, path)
-    except CloudbootError as error:
-        told = f"{'.'.join(map(str, place))}: {error}: this source is left out"
-        (ctx.report if "key" in entry else ctx.fail)(told, place)
-        return False
-    if keys is not None:
-        ctx.host.write(path, keys)
-    return True
-
-
-def fetched(ctx: Context, entry: dict[str, Any], path: str) -> bytes | None:
-    """Return a key from the key server; None if the one that is there has this id. Raises CloudbootError."""
-    wish = re.sub(r"^0[xX]|\s", "", entry["keyid"]).upper()
-    have = ctx.host.read(path)
-    if have is not None and any(each.endswith(wish) for each in openpgp.fingerprints(have)):
-        return None
-    server = entry.get("keyserver") or KEYSERVER
-    base = re.sub(r"^hkp(s?)://", r"http\1://", server) if "://" in server else f"https://{server}"
-    if server.startswith("hkp://") and not re.search(r":\d+$", server):
-        base += ":11371"
-    url = f"{base.rstrip('/')}/pks/lookup?op=get&options=mr&search=0x{wish}"
-    answer = ctx.fetcher.get(url, tries=KEYSERVER_TRIES, deadline=KEYSERVER_TIME)
-    keys = openpgp.dearmor(answer.body.decode("ascii", "replace"))
-    found = openpgp.fingerprints(keys)
-    if not any(each.endswith(wish) for each in found):
-        raise CloudbootError(f"{server} has sent another key than {wish}: {found[0]}")
-    if len(openpgp.fingerprints(keys, (openpgp.PUBLIC_KEY,))) > 1:  # one that is right would let in the others
-        raise CloudbootError(f"{server} has sent more than the key {wish}")
-    return keys
 
 
 def ended(text: str) -> str:
