@@ -115,6 +115,8 @@ def apt_configure(ctx: Context) -> None:
     """
     settings = wanted(ctx)
     host, facts = ctx.host, distro.read(ctx.host)
+    if facts.apt.ports:
+        facts = facts._replace(apt=facts.apt.of(architecture(ctx)))
     answer_debconf(ctx, settings.get("debconf_selections") or {})
     mirrors = choose(ctx, settings, facts)
     changed = write_list(ctx, settings, facts, mirrors)
@@ -209,12 +211,16 @@ def entry_for(ctx: Context, entries: Any) -> dict[str, Any] | None:
     """Return the entry for this machine's architecture, else the one for `default`."""
     if not entries:
         return None
-    mine = ctx.host.ask(["dpkg", "--print-architecture"]).output.strip() or "amd64"
-    for name in (mine, "default"):
+    for name in (architecture(ctx), "default"):
         for entry in entries:
             if name in entry["arches"]:
                 return dict(entry)
     return None
+
+
+def architecture(ctx: Context) -> str:
+    """Return dpkg's name of this machine's architecture."""
+    return ctx.host.ask(["dpkg", "--print-architecture"]).output.strip() or "amd64"
 
 
 def regional(ctx: Context, facts: Distro) -> str | None:
