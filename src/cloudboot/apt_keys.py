@@ -21,7 +21,7 @@ def add_key(ctx: Context, entry: dict[str, Any], path: str, place: Pointer) -> b
     try:
         keys = openpgp.dearmor(entry["key"]) if "key" in entry else fetched(ctx, entry, path)
     except CloudbootError as error:
-        told = f"{'.'.join(map(str, place))}: {error}: this source is left out"
+        told = f"{dotted(place)}: {error}: this source is left out"
         (ctx.report if "key" in entry else ctx.fail)(told, place)
         return False
     if keys is not None:
@@ -59,3 +59,8 @@ def has_id(keys: bytes | None, wish: str) -> bool:
         return keys is not None and openpgp.fingerprint(keys).endswith(wish)
     except CloudbootError:
         return False
+
+
+def dotted(place: Pointer) -> str:
+    """Return a place as the owner would write it."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)[1:]

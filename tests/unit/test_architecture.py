@@ -19,7 +19,7 @@ ROWS = [
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",
     "blank partitioning formatting",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked",
-    "ledger commands module scripts written_files packages apt_keys settings_text lease_units leases",
+    "ledger commands module scripts written_files packages apt_keys apt_mirrors settings_text lease_units leases",
     "modules",
     "store schema runner compose includes check",
     "lease_work lease_report lease_suites lease_verb boot report single compat bake demo plan plan_text planning query disks_verb",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
-from cloudboot import apt, apt_sources, distro
-from cloudboot.apt_keys import KEYSERVER, add_key
+from cloudboot import apt, apt_mirrors, apt_sources, distro
+from cloudboot.apt_keys import KEYSERVER, add_key, dotted
 from cloudboot.errors import CommandError
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cloudboot.checker import Schema
     from cloudboot.distro import Distro
     from cloudboot.problem import Pointer
@@ -19,10 +21,10 @@ LISTS = "/etc/apt/sources.list.d"
 KEYS, OWN_KEYS = "/etc/apt/trusted.gpg.d", "/etc/apt/cloud-init.gpg.d"  # for every source; for one, as `$KEY_FILE`
 # Names that configuration management looks for: cloud-init's.
 PROXY, CONF = "/etc/apt/apt.conf.d/90cloud-init-aptproxy", "/etc/apt/apt.conf.d/94cloud-init-config"
+OLD_FILE = "cloud_config_sources"  # of `apt_sources` that name none
 ADD_APT_REPO = r"^[\w-]+:\w"  # "ppa:owner/name"
 TEMPLATE_LIMIT = 1 << 20  # characters
 PROXIES = {"proxy": "http", "http_proxy": "http", "ftp_proxy": "ftp", "https_proxy": "https"}
-REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]+"  # what is a region of EC2's, and may become a part of a host's name
 
 TEXT: Schema = {"type": "string"}
 KEY_ID: Schema = {"type": "string", "pattern": r"^(0[xX])?([0-9A-Fa-f] *){8,40}$(?!\n)", "x-form": "a key's id"}
@@ -116,9 +118,9 @@ def apt_configure(ctx: Context) -> None:
     settings = wanted(ctx)
     host, facts = ctx.host, distro.read(ctx.host)
     if facts.apt.ports:
-        facts = facts._replace(apt=facts.apt.of(architecture(ctx)))
+        facts = facts._replace(apt=facts.apt.of(apt_mirrors.architecture(ctx)))
     answer_debconf(ctx, settings.get("debconf_selections") or {})
-    mirrors = choose(ctx, settings, facts)
+    mirrors = apt_mirrors.choose(ctx, settings, facts)
     changed = write_list(ctx, settings, facts, mirrors)
     lines = [f'Acquire::{PROXIES[name]}::Proxy "{settings[name]}";\n' for name in PROXIES if settings.get(name)]
     for path, text in ((PROXY, "".join(lines)), (CONF, ended(settings.get("conf") or ""))):
@@ -126,8 +128,7 @@ def apt_configure(ctx: Context) -> None:
             host.write(path, text, mode=0o600 if "@" in text and path == PROXY else 0o644)
         else:
             host.remove(path)
-    for name, entry in (settings.get("sources") or {}).items():
-        changed = add(ctx, name, entry, settings, {**mirrors, "RELEASE": facts.codename}) or changed
+    changed = add_all(ctx, settings, {**mirrors, "RELEASE": facts.codename}) or changed
     if changed:
         try:
             apt.update(host, ctx.commands.folder, anew=True)
@@ -149,10 +150,6 @@ def wanted(ctx: Context) -> dict[str, Any]:
     primary = {new: config[old] for new, old in mirror.items() if old in config}
     if primary:
         settings["primary"] = [{"arches": ["default"], **primary}]
-    sources = config.get("apt_sources") or ()
-    settings["sources"] = {
-        entry.get("filename") or f"cloud_config_sources_{number}.list": entry for number, entry in enumerate(sources)
-    }
     return settings
 
 
@@ -174,70 +171,6 @@ def answer_debconf(ctx: Context, selections: dict[str, str]) -> None:
     ctx.note_applied(text)
 
 
-# -- mirrors
-
-
-def choose(ctx: Context, settings: dict[str, Any], facts: Distro) -> dict[str, str]:
-    """Return the mirrors by the names that texts use."""
-    primary = of_owner(ctx, settings, "primary", facts)
-    security = of_owner(ctx, settings, "security", facts)
-    if primary is not None:
-        security = security or primary
-    else:
-        primary = regional(ctx, facts) or facts.apt.primary
-    found = {"PRIMARY": primary, "SECURITY": security or facts.apt.security, "MIRROR": primary}
-    return {name: uri.rstrip("/") for name, uri in found.items()}
-
-
-def of_owner(ctx: Context, settings: dict[str, Any], kind: str, facts: Distro) -> str | None:
-    """Return the mirror that the owner wants for this architecture; the first of `search` that has an address."""
-    entry = entry_for(ctx, settings.get(kind) or ())
-    if entry is None or "uri" in entry:
-        return str(entry["uri"]) if entry is not None else None
-    candidates = list(entry.get("search") or ())
-    if entry.get("search_dns"):
-        domain = str(ctx.config.get("fqdn") or ctx.instance.hostname or "").partition(".")[2]
-        word = "mirror" if kind == "primary" else "security-mirror"
-        ends = [f".{domain}"] * bool(domain) + [".localdomain", ""]
-        candidates += [f"http://{facts.name}-{word}{end}/{facts.name}" for end in ends]
-    for uri in candidates:
-        if resolves(ctx, uri):
-            return str(uri)
-    ctx.report(f"apt.{kind}: none of {', '.join(candidates)} has an address", ("apt", kind), Level.WARNING)
-    return None
-
-
-def entry_for(ctx: Context, entries: Any) -> dict[str, Any] | None:
-    """Return the entry for this machine's architecture, else the one for `default`."""
-    if not entries:
-        return None
-    for name in (architecture(ctx), "default"):
-        for entry in entries:
-            if name in entry["arches"]:
-                return dict(entry)
-    return None
-
-
-def architecture(ctx: Context) -> str:
-    """Return dpkg's name of this machine's architecture."""
-    return ctx.host.ask(["dpkg", "--print-architecture"]).output.strip() or "amd64"
-
-
-def regional(ctx: Context, facts: Distro) -> str | None:
-    """Return the mirror of this EC2 region, where the distribution has one and it has an address."""
-    region = ctx.instance.region or ""
-    if not facts.apt.regional or ctx.instance.platform != "aws" or not re.fullmatch(REGION, region):
-        return None
-    uri = facts.apt.regional.format(region=region)
-    return uri if resolves(ctx, uri) else None
-
-
-def resolves(ctx: Context, uri: str) -> bool:
-    """Tell whether the host of a URI has an address."""
-    host = re.sub(r"^\w+://([^@/]*@)?|[:/].*$", "", uri)
-    return bool(host) and ctx.host.ask(["getent", "ahosts", host], timeout=20).ok
-
-
 def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: dict[str, str]) -> bool:
     """Replace the image's sources where the owner wants that; tell whether that changed something."""
     if settings.get("preserve_sources_list", facts.apt.preserve):
@@ -248,7 +181,7 @@ def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: d
         return False
     keys = {}
     for kind in ("primary", "security"):
-        entry = entry_for(ctx, settings.get(kind) or ())
+        entry = apt_mirrors.entry_for(ctx, settings.get(kind) or ())
         if entry is not None and ("key" in entry or "keyid" in entry):
             path = f"{OWN_KEYS}/{kind}.gpg"
             if add_key(ctx, entry, path, ("apt", kind)):
@@ -262,6 +195,10 @@ def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: d
             return False
         text = rendered
     text = apt_sources.without_suites(text, settings.get("disable_suites") or (), facts.codename)
+    if wrong := apt_sources.flaw(text):
+        key = "sources_list" if "sources_list" in settings else "primary"
+        ctx.report(f"apt.{key}: {wrong}: apt would refuse it: the image's sources stay", ("apt", key))
+        return False
     deb822 = f"{LISTS}/{facts.name}.sources"
     if not apt_sources.is_deb822(text):
         changed = ctx.host.write(distro.LEGACY, text)
@@ -291,35 +228,75 @@ def own_list(ctx: Context, text: str, facts: Distro, mirrors: dict[str, str], ke
 # -- sources and keys
 
 
-def add(ctx: Context, name: str, entry: dict[str, Any], settings: dict[str, Any], names: dict[str, str]) -> bool:
-    """Add a source of the owner's with its key; tell whether that changed something."""
-    host, place = ctx.host, ("apt", "sources", name)
-    path = file_of(entry.get("filename") or name)
-    stem = path.rpartition("/")[2].rpartition(".")[0]
-    source = entry.get("source", "")
-    own = "$KEY_FILE" in source
-    key_path = f"{OWN_KEYS if own else KEYS}/{stem}.gpg"
+def add_all(ctx: Context, settings: dict[str, Any], names: dict[str, str]) -> bool:
+    """Add the owner's sources with their keys; tell whether that changed something."""
+    pattern = settings.get("add_apt_repo_match") or ADD_APT_REPO
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        place: Pointer = ("apt", "add_apt_repo_match") if "apt" in ctx.config else ("add_apt_repo_match",)
+        ctx.report(f"{dotted(place)}: is no regular expression: {error}: {ADD_APT_REPO} is taken", place)
+        pattern = ADD_APT_REPO
+    changed = False
+    texts: dict[str, str] = {}
+    entries = list(sources(ctx, settings))
+    stems = [stem_of(entry.get("filename") or name) for _, name, entry in entries]
+    for (place, name, entry), stem in zip(entries, stems, strict=True):
+        # Of entries that share a file each has a key file of its own.
+        key = (stem if stems.count(stem) == 1 else stem_of(name)).rpartition("/")[2]
+        changed = add(ctx, place, entry, (stem, key), pattern, names, texts) or changed
+    for path, text in texts.items():
+        changed = ctx.host.write(path, text) or changed
+    return changed
+
+
+def sources(ctx: Context, settings: dict[str, Any]) -> Iterator[tuple[Pointer, str, dict[str, Any]]]:
+    """Yield place, name and settings of each source; those of the old list have a file in common."""
+    for name, entry in (settings.get("sources") or {}).items():
+        yield ("apt", "sources", name), name, entry
+    for number, entry in enumerate(ctx.config.get("apt_sources") or () if "apt" not in ctx.config else ()):
+        yield ("apt_sources", number), f"{OLD_FILE}_{number}", {"filename": OLD_FILE, **entry}
+
+
+def stem_of(name: str) -> str:
+    """Return the path of a source's file without its ending; apt reads none with other characters in its name."""
+    path = name if name.startswith("/") else f"{LISTS}/{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+    return path.removesuffix(".list").removesuffix(".sources")
+
+
+def add(
+    ctx: Context,
+    place: Pointer,
+    entry: dict[str, Any],
+    files: tuple[str, str],  # the source's and the key's, without their endings
+    pattern: str,
+    names: dict[str, str],
+    texts: dict[str, str],
+) -> bool:
+    """Add a source of the owner's to the texts of files, with its key; tell whether that changed something."""
+    host = ctx.host
+    key_path = f"{OWN_KEYS if '$KEY_FILE' in entry.get('source', '') else KEYS}/{files[1]}.gpg"
+    source = apt_sources.filled_in(entry.get("source", ""), {**names, "KEY_FILE": key_path})
+    by_tool = re.match(pattern, source) is not None
+    wrong = "" if by_tool else apt_sources.flaw(source)
+    keyless = not entry.keys() & {"key", "keyid"} and any((*place, name) in ctx.marks for name in ("key", "keyid"))
+    if wrong or keyless:
+        ctx.report(f"{dotted(place)}: {wrong or 'its key is wrong'}: this source is left out", place)
+        return False
     changed = False
     if "key" in entry or "keyid" in entry:
         count = len(host.changes)
         if not add_key(ctx, entry, key_path, place):
             return False
         changed = len(host.changes) > count
-    source = apt_sources.filled_in(source, {**names, "KEY_FILE": key_path})
     if not source.strip():
         return changed
-    if re.match(settings.get("add_apt_repo_match") or ADD_APT_REPO, source):
+    if by_tool:
         return add_repository(ctx, source, place) or changed
-    if apt_sources.is_deb822(source):
-        path = f"{path.removesuffix('.list')}.sources" if path.endswith(".list") else path
-    text = (host.text(path) or "") if entry.get("append", True) else ""
-    return host.write(path, apt_sources.with_entry(text, source)) or changed
-
-
-def file_of(name: str) -> str:
-    """Return the path of a source's file."""
-    path = name if name.startswith("/") else f"{LISTS}/{name.replace('/', '_')}"
-    return path if path.endswith((".list", ".sources")) else f"{path}.list"
+    path = f"{files[0]}.{'sources' if apt_sources.is_deb822(source) else 'list'}"
+    text = texts.get(path, host.text(path) or "") if entry.get("append", True) else ""
+    texts[path] = apt_sources.with_entry(text, source)
+    return changed
 
 
 def add_repository(ctx: Context, source: str, place: Pointer) -> bool:
