@@ -24,6 +24,8 @@ PROXY, CONF = "/etc/apt/apt.conf.d/90cloud-init-aptproxy", "/etc/apt/apt.conf.d/
 OLD_FILE = "cloud_config_sources"  # of `apt_sources` that name none
 ADD_APT_REPO = r"^[\w-]+:\w"  # "ppa:owner/name"
 TEMPLATE_LIMIT = 1 << 20  # characters
+READ_SETTINGS = ["apt-config", "-c=/dev/stdin", "dump"]
+REFUSED = r"Syntax error /dev/stdin:\d+: (.*)"  # and no fault of the image's own files
 PROXIES = {"proxy": "http", "http_proxy": "http", "ftp_proxy": "ftp", "https_proxy": "https"}
 
 TEXT: Schema = {"type": "string"}
@@ -122,8 +124,12 @@ def apt_configure(ctx: Context) -> None:
     answer_debconf(ctx, settings.get("debconf_selections") or {})
     mirrors = apt_mirrors.choose(ctx, settings, facts)
     changed = write_list(ctx, settings, facts, mirrors)
-    lines = [f'Acquire::{PROXIES[name]}::Proxy "{settings[name]}";\n' for name in PROXIES if settings.get(name)]
-    for path, text in ((PROXY, "".join(lines)), (CONF, ended(settings.get("conf") or ""))):
+    lines = {
+        name: f'Acquire::{kind}::Proxy "{settings[name]}";\n' for name, kind in PROXIES.items() if settings.get(name)
+    }
+    proxies = "".join(line for name, line in lines.items() if readable(ctx, line, name))
+    conf = ended(settings.get("conf") or "")
+    for path, text in ((PROXY, proxies), (CONF, conf if conf and readable(ctx, conf, "conf") else "")):
         if text:
             host.write(path, text, mode=0o600 if "@" in text and path == PROXY else 0o644)
         else:
@@ -151,6 +157,15 @@ def wanted(ctx: Context) -> dict[str, Any]:
     if primary:
         settings["primary"] = [{"arches": ["default"], **primary}]
     return settings
+
+
+def readable(ctx: Context, text: str, key: str) -> bool:
+    """Ask apt whether it can read settings: a file that it cannot read keeps it from doing anything."""
+    wrong = re.search(REFUSED, ctx.host.ask(READ_SETTINGS, stdin=text.encode()).output)
+    if wrong is not None:
+        place: Pointer = ("apt", key) if "apt" in ctx.config else (f"apt_{key}",)
+        ctx.report(f"{dotted(place)}: apt cannot read it: {wrong[1]}: left out", place)
+    return wrong is None
 
 
 def answer_debconf(ctx: Context, selections: dict[str, str]) -> None:
