@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cloudboot import apt, apt_mirrors, apt_sources, distro
+from cloudboot import apt, apt_mirrors, apt_sources, distro, packages
 from cloudboot.apt_keys import KEYSERVER, add_key, dotted
 from cloudboot.errors import CommandError
 from cloudboot.module import Context, Frequency, Level, Stage, module
@@ -316,11 +316,10 @@ def add(
 
 def add_repository(ctx: Context, source: str, place: Pointer) -> bool:
     """Have add-apt-repository take what it alone understands (`ppa:owner/name`), unless a file names it already."""
-    owner = source.partition(":")[2]
-    if any(owner in (ctx.host.text(f"{LISTS}/{name}") or "") for name in ctx.host.listdir(LISTS)):
+    named = rf"/{re.escape(source.partition(':')[2].strip())}(?![\w.-])"
+    if any(re.search(named, ctx.host.text(f"{LISTS}/{name}") or "") for name in ctx.host.listdir(LISTS)):
         return False
-    if ctx.host.live and ctx.host.which("add-apt-repository") is None:
-        ctx.fail(f"{source}: add-apt-repository: not found: install software-properties-common", place)
+    if not packages.bring(ctx, ["software-properties-common"], program="add-apt-repository"):
         return False
     try:
         ctx.host.run(["add-apt-repository", "--yes", "--no-update", source], live="asks the network", timeout=120)
