@@ -7,7 +7,7 @@ A case is a YAML file in tests/cases/<module>/:
     image: {…}              # the image's own configuration
     web: {url: text}        # what URLs have; all others answer an include with 404, a module with nothing
     service: {meta-data: {…}}  # what was crawled, for templates
-    metadata: {instance-id, hostname, public-keys: […], devices: {ephemeral0: sdb}, launch-index}
+    metadata: {instance-id, hostname, region, public-keys: […], devices: {ephemeral0: sdb}, launch-index}
     tree:                   # before: path -> text, {content, mode, owner}, {link: target}, {dir: true, mode, owner},
                             # {zeros: bytes, at: {offset: hexadecimal}}
     tools:                  # how programs answer, first match wins; a tool that is not listed succeeds silently
@@ -170,6 +170,7 @@ class Book:
             datasource="Ec2",
             platform="aws",
             hostname=metadata.get("hostname", "ip-10-0-2-15.ec2.internal"),
+            region=metadata.get("region"),
             public_keys=tuple(metadata.get("public-keys", ())),
             launch_index=metadata.get("launch-index", 0),
             devices=tuple(metadata.get("devices", {}).items()),

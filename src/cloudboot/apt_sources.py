@@ -91,24 +91,98 @@ def _without_in_fields(text: str, gone: set[str]) -> str:
 
 
 def _without_in_block(block: str, gone: set[str]) -> str:
-    made = []
-    for line in block.split("\n"):
-        field, colon, value = line.partition(":")
-        suites = value.split()
-        if colon and field.strip().lower() == "suites" and gone & set(suites):
-            left = [suite for suite in suites if suite not in gone]
-            made += [f"Suites: {' '.join(left)}"] if left else [line, "Enabled: no"]
-        else:
-            made.append(line)
-    return "\n".join(made)
+    import re
+
+    suites = re.search(
+        r"(?im)^suites[ \t]*:((?:.|\n[ \t])*)$", block
+    )  # a value goes on in lines that begin with a blank
+    names = suites[1].split() if suites else []
+    left = [name for name in names if name not in gone]
+    if suites is None or left == names:
+        return block
+    field = f"Suites: {' '.join(left)}" if left else f"{suites[0]}\nEnabled: no"
+    return block[: suites.start()] + field + block[suites.end() :]
 
 
 def with_entry(text: str, entry: str) -> str:
-    """Add an entry to a file unless it is there."""
-    wanted = entry.strip("\n")
-    blocks = text.split("\n\n") if is_deb822(wanted) else text.splitlines()
-    if any(block.strip("\n") == wanted for block in blocks):
+    """Add an entry's lines, or blocks of fields, to a file, less those that are there."""
+    fields = is_deb822(entry)
+    there = pieces(text, fields=fields)
+    missing = [piece for piece in dict.fromkeys(pieces(entry, fields=fields)) if piece not in there]
+    if not missing:
         return text
-    gap = "\n" if is_deb822(wanted) and text.strip() else ""
     start = text if not text or text.endswith("\n") else f"{text}\n"
-    return f"{start}{gap}{wanted}\n"
+    end = "\n\n" if fields else "\n"
+    return start + ("\n" if fields and text.strip() else "") + end.join(missing) + "\n"
+
+
+def pieces(text: str, *, fields: bool) -> list[str]:
+    """Return what stands alone in a file: each block of fields, or each line, as they are written."""
+    if not fields:
+        return [line.rstrip() for line in text.splitlines() if line.strip()]
+    blocks = [""]
+    for line in text.splitlines():
+        blocks += [""] if not line.strip() else []
+        blocks[-1] += f"{line.rstrip()}\n" if line.strip() else ""
+    return [block.rstrip("\n") for block in blocks if block]
+
+
+def flaw(text: str) -> str:
+    """Return why apt would refuse a text; empty if it would not. One that it refuses keeps it from doing anything."""
+    fields = is_deb822(text)
+    for piece in pieces(text, fields=fields):
+        lines = [line for line in piece.splitlines() if not line.lstrip().startswith("#")]
+        found = _flaw_of_block(lines) if fields else _flaw_of_line(lines[0]) if lines else ""
+        if found:
+            return found if fields else f"{found}: {piece.strip()!r}"
+    return ""
+
+
+def _flaw_of_line(line: str) -> str:
+    import re
+
+    words = re.findall(r'(?:"[^"]*"|\[[^]]*\]|[^\s"[\]#])+|#.*', line)
+    kind, *rest = [word for word in words if not word.startswith("#")] or [""]
+    if rest and rest[0].startswith("["):
+        options = rest.pop(0)[1:-1].split()
+        if any("=" not in option for option in options):
+            return "an option is `name=value`"
+    if line.count("[") != line.count("]"):
+        return "a bracket is missing"
+    uri, suite, components = (rest + ["", ""])[0], (rest + ["", ""])[1], rest[2:]
+    return _flaw([kind], [uri.strip('"')], [suite], components)
+
+
+def _flaw_of_block(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        field, colon, value = line.partition(":")
+        if line[0] in " \t" and name:
+            found[name] += f" {line.strip()}"
+        elif not colon or " " in field.strip():
+            return f"not a field: {line.strip()!r}"
+        else:
+            name = field.strip().lower()
+            found[name] = value
+    types, uris, suites, components = (
+        found.get(name, "").split() for name in ("types", "uris", "suites", "components")
+    )
+    return _flaw(types or [""], uris or [""], suites or [""], components)
+
+
+def _flaw(types: list[str], uris: list[str], suites: list[str], components: list[str]) -> str:
+    wrong = next((each for each in types if each not in ("deb", "deb-src")), None)
+    if wrong is not None:
+        return f"a source begins with deb or deb-src, not {wrong!r}" if wrong else "no type (deb, deb-src)"
+    wrong = next((uri for uri in uris if ":" not in uri), None)
+    if wrong is not None:
+        return f"is no URI: {wrong!r}" if wrong else "no URI"
+    if not all(suites):
+        return "no suite"
+    flat = [suite.endswith("/") for suite in suites]
+    if all(flat):
+        return "a suite that ends with / has no components" if components else ""
+    return "" if components else "no component"

@@ -11,7 +11,10 @@ OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 
 
 class Apt(NamedTuple):
-    """Where packages come from. primary, security: mirrors; path: the file of sources, `.sources` for deb822."""
+    """Where packages come from. primary, security: mirrors; path: the file of sources, `.sources` for deb822.
+
+    ports: the mirror for all architectures that are not among `architectures`.
+    """
 
     primary: str
     security: str
@@ -21,6 +24,15 @@ class Apt(NamedTuple):
     path: str
     preserve: bool  # whether the image's own sources stay unless the owner says otherwise
     regional: str = ""  # the mirror of an EC2 region
+    architectures: tuple[str, ...] = ()
+    ports: str = ""
+    ports_regional: str = ""
+
+    def of(self, architecture: str) -> Apt:
+        """Return the facts for an architecture of dpkg's."""
+        if not self.ports or architecture in self.architectures:
+            return self
+        return self._replace(primary=self.ports, security=self.ports, regional=self.ports_regional)
 
 
 class Distro(NamedTuple):
@@ -70,7 +82,11 @@ UBUNTU = Apt(
     "/etc/apt/sources.list.d/ubuntu.sources",
     preserve=False,
     regional="http://{region}.ec2.archive.ubuntu.com/ubuntu",
+    architectures=("amd64", "i386", "arm64"),
+    ports="http://ports.ubuntu.com/ubuntu-ports",
+    ports_regional="http://{region}.ec2.ports.ubuntu.com/ubuntu-ports",
 )
+WITHOUT_ARM = ("amd64", "i386")  # archive.ubuntu.com has had arm64 since 25.10 (cloud-init issue 6825)
 # By name and version: codename, and how apt is set up. The first of a name is for its versions that are not listed.
 RELEASES: dict[str, dict[str, tuple[str, Apt]]] = {
     "debian": {
@@ -79,8 +95,8 @@ RELEASES: dict[str, dict[str, tuple[str, Apt]]] = {
     },
     "ubuntu": {
         "26.04": ("resolute", UBUNTU),
-        "24.04": ("noble", UBUNTU),
-        "22.04": ("jammy", UBUNTU._replace(path=LEGACY)),
+        "24.04": ("noble", UBUNTU._replace(architectures=WITHOUT_ARM)),
+        "22.04": ("jammy", UBUNTU._replace(path=LEGACY, architectures=WITHOUT_ARM)),
     },
 }
 

@@ -403,6 +403,7 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("landscape-config", "--silent", "--is-registered"), True),
     (("snap", "wait"), False),
     (("dpkg", "--print-architecture"), True),
+    (("apt-config", "-c=/dev/stdin", "dump"), True),
     (("getent", "ahosts"), True),
     (("grub-probe",), True),
     (("udevadm", "info"), True),

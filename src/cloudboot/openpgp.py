@@ -6,9 +6,14 @@ RFC 4880: armour in section 6.2, packets in 4.2, version 4 fingerprints in 12.2.
 from __future__ import annotations
 
 from cloudboot.errors import CloudbootError
+from cloudboot.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BEGIN, END = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
-PUBLIC_KEY, PUBLIC_SUBKEY = 6, 14  # tags of packets
+PUBLIC_KEY = 6  # tags of packets
+PARTS = {2: "signature", PUBLIC_KEY: "key", 13: "user id", 14: "subkey", 17: "user attribute"}  # all that a key is of
 
 
 def dearmor(text: str) -> bytes:
@@ -31,31 +36,44 @@ def dearmor(text: str) -> bytes:
             raise CloudbootError("a PGP public key block is damaged") from None
     if not found:
         raise CloudbootError("no PGP public key block")
-    if not fingerprints(found):
+    try:
+        tags = [tag for tag, _ in packets(found)]
+    except CloudbootError:
+        raise CloudbootError("a PGP public key block is damaged") from None
+    if PUBLIC_KEY not in tags:
         raise CloudbootError("a PGP public key block holds no public key")
     return found
 
 
-def fingerprints(keys: bytes, tags: tuple[int, ...] = (PUBLIC_KEY, PUBLIC_SUBKEY)) -> list[str]:
-    """Return the fingerprints (version 4: 40 hexadecimal digits) of the primary keys and of their subkeys.
+def fingerprint(keys: bytes) -> str:
+    """Return the fingerprint (version 4: 40 hexadecimal digits) of the one key that these bytes are, and nothing else.
 
-    A packet that cannot be read ends the list.
+    Only the primary key's counts: anybody can hang another's key below his own as a subkey, which is not signed by
+    it. Raises CloudbootError.
     """
     import hashlib
 
-    found = []
+    found = list(packets(keys))
+    if [tag for tag, _ in found].count(PUBLIC_KEY) != 1 or found[0][0] != PUBLIC_KEY:
+        raise CloudbootError("more than one key")
+    if any(tag not in PARTS for tag, _ in found):
+        raise CloudbootError("a key with something beside it")
+    body = found[0][1]
+    if body[:1] != b"\x04":
+        raise CloudbootError("a key of another version than 4")
+    digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body, usedforsecurity=False)
+    return digest.hexdigest().upper()
+
+
+def packets(keys: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and body of each packet. Raises CloudbootError at one that cannot be read: gpgv then reads none."""
     at = 0
     while at < len(keys):
         head = _header(keys, at)
         if head is None:
-            break
-        tag, start, end = head
-        body = keys[start:end]
-        if tag in tags and body[:1] == b"\x04":
-            digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body, usedforsecurity=False)
-            found.append(digest.hexdigest().upper())
-        at = end
-    return found
+            raise CloudbootError("a damaged key")
+        tag, start, at = head
+        yield tag, keys[start:at]
 
 
 def _header(data: bytes, at: int) -> tuple[int, int, int] | None:

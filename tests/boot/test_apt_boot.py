@@ -24,6 +24,7 @@ resolv_conf: {nameservers: [192.0.2.53], searchdomains: [own.example.com]}
 apt:
   preserve_sources_list: false
   sources_list: "# none but our own\\n"
+  ftp_proxy: 'http://a.example.com"'
   conf: |
     APT::Install-Recommends "false";
   debconf_selections: {own: "tzdata tzdata/Zones/Etc select UTC"}
@@ -35,6 +36,7 @@ KEY
     nobodys.list:
       source: "deb [signed-by=$KEY_FILE] file:SIGNED ./"
       key: "no key at all"
+    broken.list: {source: "deb http://a.example.com"}
 packages: [cloudboot-hello]
 """
 SIGNED = "/srv/signed"
@@ -77,7 +79,8 @@ def test_a_signed_repository(trixie: World, key_pair: KeyPair, signer: Signer) -
         inside = trixie.inside
         status = inside.status()
         assert status["errors"] == [], status
-        assert [each for each in status["recoverable"] if "nobodys.list" in each], status
+        for place in ("apt.sources.nobodys.list", "apt.sources.broken.list", "apt.ftp_proxy"):
+            assert [each for each in status["recoverable"] if place in each], status
         assert inside("cloudboot-hello") == "hello from the package"
         form = "$(REPO_URI) $(SIGNED_BY)"
         keyring = "/etc/apt/cloud-init.gpg.d/own.gpg"

@@ -20,7 +20,7 @@ ROWS = [
     "blank partitioning formatting",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked "
     "signatures volume_reader volumes",
-    "ledger commands module scripts written_files packages settings_text lease_units leases volume_programs",
+    "ledger commands module scripts written_files packages apt_keys apt_mirrors settings_text lease_units leases volume_programs",
     "modules",
     "store schema runner compose includes check",
     "lease_work lease_report lease_suites lease_verb boot report single compat bake demo plan plan_text planning query disks_verb "

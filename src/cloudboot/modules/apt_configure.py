@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
-from cloudboot import apt, apt_sources, distro, openpgp
-from cloudboot.errors import CloudbootError, CommandError
+from cloudboot import apt, apt_mirrors, apt_sources, distro, packages
+from cloudboot.apt_keys import KEYSERVER, add_key, dotted
+from cloudboot.errors import CommandError
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cloudboot.checker import Schema
     from cloudboot.distro import Distro
     from cloudboot.problem import Pointer
@@ -18,15 +21,15 @@ LISTS = "/etc/apt/sources.list.d"
 KEYS, OWN_KEYS = "/etc/apt/trusted.gpg.d", "/etc/apt/cloud-init.gpg.d"  # for every source; for one, as `$KEY_FILE`
 # Names that configuration management looks for: cloud-init's.
 PROXY, CONF = "/etc/apt/apt.conf.d/90cloud-init-aptproxy", "/etc/apt/apt.conf.d/94cloud-init-config"
-KEYSERVER = "keyserver.ubuntu.com"
-KEYSERVER_TRIES, KEYSERVER_TIME = 3, 30.0  # seconds
+OLD_FILE = "cloud_config_sources"  # of `apt_sources` that name none
 ADD_APT_REPO = r"^[\w-]+:\w"  # "ppa:owner/name"
 TEMPLATE_LIMIT = 1 << 20  # characters
+READ_SETTINGS = ["apt-config", "-c=/dev/stdin", "dump"]
+REFUSED = r"Syntax error /dev/stdin:\d+: (.*)"  # and no fault of the image's own files
 PROXIES = {"proxy": "http", "http_proxy": "http", "ftp_proxy": "ftp", "https_proxy": "https"}
-REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]+"  # what is a region of EC2's, and may become a part of a host's name
 
 TEXT: Schema = {"type": "string"}
-KEY_ID: Schema = {"type": "string", "pattern": r"^(0[xX])?[0-9A-Fa-f ]{8,60}$(?!\n)", "x-form": "a key's id"}
+KEY_ID: Schema = {"type": "string", "pattern": r"^(0[xX])?([0-9A-Fa-f] *){8,40}$(?!\n)", "x-form": "a key's id"}
 MIRRORS: Schema = {
     "type": "array",
     "items": {
@@ -116,17 +119,22 @@ def apt_configure(ctx: Context) -> None:
     """
     settings = wanted(ctx)
     host, facts = ctx.host, distro.read(ctx.host)
+    if facts.apt.ports:
+        facts = facts._replace(apt=facts.apt.of(apt_mirrors.architecture(ctx)))
     answer_debconf(ctx, settings.get("debconf_selections") or {})
-    mirrors = choose(ctx, settings, facts)
+    mirrors = apt_mirrors.choose(ctx, settings, facts)
     changed = write_list(ctx, settings, facts, mirrors)
-    lines = [f'Acquire::{PROXIES[name]}::Proxy "{settings[name]}";\n' for name in PROXIES if settings.get(name)]
-    for path, text in ((PROXY, "".join(lines)), (CONF, ended(settings.get("conf") or ""))):
+    lines = {
+        name: f'Acquire::{kind}::Proxy "{settings[name]}";\n' for name, kind in PROXIES.items() if settings.get(name)
+    }
+    proxies = "".join(line for name, line in lines.items() if readable(ctx, line, name))
+    conf = ended(settings.get("conf") or "")
+    for path, text in ((PROXY, proxies), (CONF, conf if conf and readable(ctx, conf, "conf") else "")):
         if text:
             host.write(path, text, mode=0o600 if "@" in text and path == PROXY else 0o644)
         else:
             host.remove(path)
-    for name, entry in (settings.get("sources") or {}).items():
-        changed = add(ctx, name, entry, settings, {**mirrors, "RELEASE": facts.codename}) or changed
+    changed = add_all(ctx, settings, {**mirrors, "RELEASE": facts.codename}) or changed
     if changed:
         try:
             apt.update(host, ctx.commands.folder, anew=True)
@@ -148,11 +156,16 @@ def wanted(ctx: Context) -> dict[str, Any]:
     primary = {new: config[old] for new, old in mirror.items() if old in config}
     if primary:
         settings["primary"] = [{"arches": ["default"], **primary}]
-    sources = config.get("apt_sources") or ()
-    settings["sources"] = {
-        entry.get("filename") or f"cloud_config_sources_{number}.list": entry for number, entry in enumerate(sources)
-    }
     return settings
+
+
+def readable(ctx: Context, text: str, key: str) -> bool:
+    """Ask apt whether it can read settings: a file that it cannot read keeps it from doing anything."""
+    wrong = re.search(REFUSED, ctx.host.ask(READ_SETTINGS, stdin=text.encode()).output)
+    if wrong is not None:
+        place: Pointer = ("apt", key) if "apt" in ctx.config else (f"apt_{key}",)
+        ctx.report(f"{dotted(place)}: apt cannot read it: {wrong[1]}: left out", place)
+    return wrong is None
 
 
 def answer_debconf(ctx: Context, selections: dict[str, str]) -> None:
@@ -173,66 +186,6 @@ def answer_debconf(ctx: Context, selections: dict[str, str]) -> None:
     ctx.note_applied(text)
 
 
-# -- mirrors
-
-
-def choose(ctx: Context, settings: dict[str, Any], facts: Distro) -> dict[str, str]:
-    """Return the mirrors by the names that texts use."""
-    primary = of_owner(ctx, settings, "primary", facts)
-    security = of_owner(ctx, settings, "security", facts)
-    if primary is not None:
-        security = security or primary
-    else:
-        primary = regional(ctx, facts) or facts.apt.primary
-    found = {"PRIMARY": primary, "SECURITY": security or facts.apt.security, "MIRROR": primary}
-    return {name: uri.rstrip("/") for name, uri in found.items()}
-
-
-def of_owner(ctx: Context, settings: dict[str, Any], kind: str, facts: Distro) -> str | None:
-    """Return the mirror that the owner wants for this architecture; the first of `search` that has an address."""
-    entry = entry_for(ctx, settings.get(kind) or ())
-    if entry is None or "uri" in entry:
-        return str(entry["uri"]) if entry is not None else None
-    candidates = list(entry.get("search") or ())
-    if entry.get("search_dns"):
-        domain = str(ctx.config.get("fqdn") or ctx.instance.hostname or "").partition(".")[2]
-        word = "mirror" if kind == "primary" else "security-mirror"
-        ends = [f".{domain}"] * bool(domain) + [".localdomain", ""]
-        candidates += [f"http://{facts.name}-{word}{end}/{facts.name}" for end in ends]
-    for uri in candidates:
-        if resolves(ctx, uri):
-            return str(uri)
-    ctx.report(f"apt.{kind}: none of {', '.join(candidates)} has an address", ("apt", kind), Level.WARNING)
-    return None
-
-
-def entry_for(ctx: Context, entries: Any) -> dict[str, Any] | None:
-    """Return the entry for this machine's architecture, else the one for `default`."""
-    if not entries:
-        return None
-    mine = ctx.host.ask(["dpkg", "--print-architecture"]).output.strip() or "amd64"
-    for name in (mine, "default"):
-        for entry in entries:
-            if name in entry["arches"]:
-                return dict(entry)
-    return None
-
-
-def regional(ctx: Context, facts: Distro) -> str | None:
-    """Return the mirror of this EC2 region, where the distribution has one and it has an address."""
-    region = ctx.instance.region or ""
-    if not facts.apt.regional or ctx.instance.platform != "aws" or not re.fullmatch(REGION, region):
-        return None
-    uri = facts.apt.regional.format(region=region)
-    return uri if resolves(ctx, uri) else None
-
-
-def resolves(ctx: Context, uri: str) -> bool:
-    """Tell whether the host of a URI has an address."""
-    host = re.sub(r"^\w+://([^@/]*@)?|[:/].*$", "", uri)
-    return bool(host) and ctx.host.ask(["getent", "ahosts", host], timeout=20).ok
-
-
 def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: dict[str, str]) -> bool:
     """Replace the image's sources where the owner wants that; tell whether that changed something."""
     if settings.get("preserve_sources_list", facts.apt.preserve):
@@ -243,7 +196,7 @@ def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: d
         return False
     keys = {}
     for kind in ("primary", "security"):
-        entry = entry_for(ctx, settings.get(kind) or ())
+        entry = apt_mirrors.entry_for(ctx, settings.get(kind) or ())
         if entry is not None and ("key" in entry or "keyid" in entry):
             path = f"{OWN_KEYS}/{kind}.gpg"
             if add_key(ctx, entry, path, ("apt", kind)):
@@ -257,6 +210,10 @@ def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: d
             return False
         text = rendered
     text = apt_sources.without_suites(text, settings.get("disable_suites") or (), facts.codename)
+    if wrong := apt_sources.flaw(text):
+        key = "sources_list" if "sources_list" in settings else "primary"
+        ctx.report(f"apt.{key}: {wrong}: apt would refuse it: the image's sources stay", ("apt", key))
+        return False
     deb822 = f"{LISTS}/{facts.name}.sources"
     if not apt_sources.is_deb822(text):
         changed = ctx.host.write(distro.LEGACY, text)
@@ -286,44 +243,83 @@ def own_list(ctx: Context, text: str, facts: Distro, mirrors: dict[str, str], ke
 # -- sources and keys
 
 
-def add(ctx: Context, name: str, entry: dict[str, Any], settings: dict[str, Any], names: dict[str, str]) -> bool:
-    """Add a source of the owner's with its key; tell whether that changed something."""
-    host, place = ctx.host, ("apt", "sources", name)
-    path = file_of(entry.get("filename") or name)
-    stem = path.rpartition("/")[2].rpartition(".")[0]
-    source = entry.get("source", "")
-    own = "$KEY_FILE" in source
-    key_path = f"{OWN_KEYS if own else KEYS}/{stem}.gpg"
+def add_all(ctx: Context, settings: dict[str, Any], names: dict[str, str]) -> bool:
+    """Add the owner's sources with their keys; tell whether that changed something."""
+    pattern = settings.get("add_apt_repo_match") or ADD_APT_REPO
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        place: Pointer = ("apt", "add_apt_repo_match") if "apt" in ctx.config else ("add_apt_repo_match",)
+        ctx.report(f"{dotted(place)}: is no regular expression: {error}: {ADD_APT_REPO} is taken", place)
+        pattern = ADD_APT_REPO
+    changed = False
+    texts: dict[str, str] = {}
+    entries = list(sources(ctx, settings))
+    stems = [stem_of(entry.get("filename") or name) for _, name, entry in entries]
+    for (place, name, entry), stem in zip(entries, stems, strict=True):
+        # Of entries that share a file each has a key file of its own.
+        key = (stem if stems.count(stem) == 1 else stem_of(name)).rpartition("/")[2]
+        changed = add(ctx, place, entry, (stem, key), pattern, names, texts) or changed
+    for path, text in texts.items():
+        changed = ctx.host.write(path, text) or changed
+    return changed
+
+
+def sources(ctx: Context, settings: dict[str, Any]) -> Iterator[tuple[Pointer, str, dict[str, Any]]]:
+    """Yield place, name and settings of each source; those of the old list have a file in common."""
+    for name, entry in (settings.get("sources") or {}).items():
+        yield ("apt", "sources", name), name, entry
+    for number, entry in enumerate(ctx.config.get("apt_sources") or () if "apt" not in ctx.config else ()):
+        yield ("apt_sources", number), f"{OLD_FILE}_{number}", {"filename": OLD_FILE, **entry}
+
+
+def stem_of(name: str) -> str:
+    """Return the path of a source's file without its ending; apt reads none with other characters in its name."""
+    path = name if name.startswith("/") else f"{LISTS}/{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+    return path.removesuffix(".list").removesuffix(".sources")
+
+
+def add(
+    ctx: Context,
+    place: Pointer,
+    entry: dict[str, Any],
+    files: tuple[str, str],  # the source's and the key's, without their endings
+    pattern: str,
+    names: dict[str, str],
+    texts: dict[str, str],
+) -> bool:
+    """Add a source of the owner's to the texts of files, with its key; tell whether that changed something."""
+    host = ctx.host
+    key_path = f"{OWN_KEYS if '$KEY_FILE' in entry.get('source', '') else KEYS}/{files[1]}.gpg"
+    source = apt_sources.filled_in(entry.get("source", ""), {**names, "KEY_FILE": key_path})
+    by_tool = re.match(pattern, source) is not None
+    wrong = "" if by_tool else apt_sources.flaw(source)
+    keyless = not entry.keys() & {"key", "keyid"} and any((*place, name) in ctx.marks for name in ("key", "keyid"))
+    if wrong or keyless:
+        ctx.report(f"{dotted(place)}: {wrong or 'its key is wrong'}: this source is left out", place)
+        return False
     changed = False
     if "key" in entry or "keyid" in entry:
         count = len(host.changes)
         if not add_key(ctx, entry, key_path, place):
             return False
         changed = len(host.changes) > count
-    source = apt_sources.filled_in(source, {**names, "KEY_FILE": key_path})
     if not source.strip():
         return changed
-    if re.match(settings.get("add_apt_repo_match") or ADD_APT_REPO, source):
+    if by_tool:
         return add_repository(ctx, source, place) or changed
-    if apt_sources.is_deb822(source):
-        path = f"{path.removesuffix('.list')}.sources" if path.endswith(".list") else path
-    text = (host.text(path) or "") if entry.get("append", True) else ""
-    return host.write(path, apt_sources.with_entry(text, source)) or changed
-
-
-def file_of(name: str) -> str:
-    """Return the path of a source's file."""
-    path = name if name.startswith("/") else f"{LISTS}/{name.replace('/', '_')}"
-    return path if path.endswith((".list", ".sources")) else f"{path}.list"
+    path = f"{files[0]}.{'sources' if apt_sources.is_deb822(source) else 'list'}"
+    text = texts.get(path, host.text(path) or "") if entry.get("append", True) else ""
+    texts[path] = apt_sources.with_entry(text, source)
+    return changed
 
 
 def add_repository(ctx: Context, source: str, place: Pointer) -> bool:
     """Have add-apt-repository take what it alone understands (`ppa:owner/name`), unless a file names it already."""
-    owner = source.partition(":")[2]
-    if any(owner in (ctx.host.text(f"{LISTS}/{name}") or "") for name in ctx.host.listdir(LISTS)):
+    named = rf"/{re.escape(source.partition(':')[2].strip())}(?![\w.-])"
+    if any(re.search(named, ctx.host.text(f"{LISTS}/{name}") or "") for name in ctx.host.listdir(LISTS)):
         return False
-    if ctx.host.live and ctx.host.which("add-apt-repository") is None:
-        ctx.fail(f"{source}: add-apt-repository: not found: install software-properties-common", place)
+    if not packages.bring(ctx, ["software-properties-common"], program="add-apt-repository"):
         return False
     try:
         ctx.host.run(["add-apt-repository", "--yes", "--no-update", source], live="asks the network", timeout=120)
@@ -331,40 +327,6 @@ def add_repository(ctx: Context, source: str, place: Pointer) -> bool:
         ctx.fail(str(error), place)
         return False
     return True
-
-
-def add_key(ctx: Context, entry: dict[str, Any], path: str, place: Pointer) -> bool:
-    """Write a key where apt finds it; tell whether it is there. A source without its key is not added."""
-    try:
-        keys = openpgp.dearmor(entry["key"]) if "key" in entry else fetched(ctx, entry, path)
-    except CloudbootError as error:
-        told = f"{'.'.join(map(str, place))}: {error}: this source is left out"
-        (ctx.report if "key" in entry else ctx.fail)(told, place)
-        return False
-    if keys is not None:
-        ctx.host.write(path, keys)
-    return True
-
-
-def fetched(ctx: Context, entry: dict[str, Any], path: str) -> bytes | None:
-    """Return a key from the key server; None if the one that is there has this id. Raises CloudbootError."""
-    wish = re.sub(r"^0[xX]|\s", "", entry["keyid"]).upper()
-    have = ctx.host.read(path)
-    if have is not None and any(each.endswith(wish) for each in openpgp.fingerprints(have)):
-        return None
-    server = entry.get("keyserver") or KEYSERVER
-    base = re.sub(r"^hkp(s?)://", r"http\1://", server) if "://" in server else f"https://{server}"
-    if server.startswith("hkp://") and not re.search(r":\d+$", server):
-        base += ":11371"
-    url = f"{base.rstrip('/')}/pks/lookup?op=get&options=mr&search=0x{wish}"
-    answer = ctx.fetcher.get(url, tries=KEYSERVER_TRIES, deadline=KEYSERVER_TIME)
-    keys = openpgp.dearmor(answer.body.decode("ascii", "replace"))
-    found = openpgp.fingerprints(keys)
-    if not any(each.endswith(wish) for each in found):
-        raise CloudbootError(f"{server} has sent another key than {wish}: {found[0]}")
-    if len(openpgp.fingerprints(keys, (openpgp.PUBLIC_KEY,))) > 1:  # one that is right would let in the others
-        raise CloudbootError(f"{server} has sent more than the key {wish}")
-    return keys
 
 
 def ended(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudboot.module import Context, Frequency, Stage, module
+from cloudboot.module import Context, Frequency, Level, Stage, module
 
 PATH = "/etc/apt/apt.conf.d/90cloud-init-pipelining"
 
@@ -27,5 +27,7 @@ def apt_pipelining(ctx: Context) -> None:
     wish = ctx.config["apt_pipelining"]
     if wish is False:
         wish = 0
-    if isinstance(wish, int) and wish is not True:
+    if wish is True:
+        ctx.report("apt_pipelining: true says no depth: left as it is", ("apt_pipelining",), Level.WARNING)
+    elif isinstance(wish, int):
         ctx.host.write(PATH, f'# Written by cloudboot (apt_pipelining).\nAcquire::http::Pipeline-Depth "{wish}";\n')

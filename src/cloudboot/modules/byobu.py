@@ -5,7 +5,6 @@ from __future__ import annotations
 from cloudboot import accounts, packages
 from cloudboot.module import Context, Frequency, Stage, module
 
-SYSTEM = "/etc/profile.d/Z97-byobu.sh"
 NAMES = {"user": "enable-user", "system": "enable-system"}
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cloudboot.problem import Pointer
 
 REBOOT_REQUIRED = ("/run/reboot-required", "/var/run/reboot-required", "/run/reboot-needed")
+SEED_WAIT = 600  # seconds that snapd may take for the snaps of the image
 NAME = {"type": "string", "pattern": apt.WORD, "x-form": "a package's name, or name=version"}
 VERSION = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9+.~:*-]*$(?!\n)", "x-form": "a version (quote it)"}
 # Two words: name and version. x-whole, since half of it would install another version than was asked for.
@@ -104,6 +105,8 @@ def install_snaps(ctx: Context, entries: list[str | list[str]]) -> None:
     if host.live and host.which("snap") is None:
         ctx.fail("snap: not found: snaps are installed where there is snapd")
         return
+    if not host.ask(["snap", "wait", "system", "seed.loaded"], timeout=SEED_WAIT).ok:  # before it, snapd refuses all
+        host.log.warning(f"snapd: the image's snaps are not there after {SEED_WAIT} s")
     there = {line.split()[0] for line in host.ask(["snap", "list"]).output.splitlines()[1:] if line.split()}
     for entry in entries:
         words = [entry] if isinstance(entry, str) else [str(word) for word in entry]

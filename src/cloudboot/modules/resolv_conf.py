@@ -12,7 +12,8 @@ PATH = "/etc/resolv.conf"
 DROP_IN = "/etc/systemd/resolved.conf.d/60-cloudboot.conf"
 STUBS = ("/run/systemd/resolve/", "/usr/lib/systemd/resolv.conf", "/lib/systemd/resolv.conf")
 HEAD = "# Written by cloudboot (resolv_conf).\n"
-ADDRESS: Schema = {"type": "string", "pattern": r"^[0-9A-Fa-f.:%a-z-]+$(?!\n)", "x-form": "an address"}
+IPV4, IPV6 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}", r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[\w.-]+)?"
+ADDRESS: Schema = {"type": "string", "pattern": rf"^({IPV4}|{IPV6})$(?!\n)", "x-form": "an address"}
 DOMAIN: Schema = {"type": "string", "pattern": r"^[A-Za-z0-9_.~-]+$(?!\n)", "x-form": "a domain"}
 
 
