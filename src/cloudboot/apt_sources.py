@@ -34,7 +34,7 @@ def filled_in(text: str, names: Mapping[str, str]) -> str:
 def standard(distro: Distro, mirrors: Mapping[str, str], keys: Mapping[str, str]) -> str:
     """Return the distribution's own sources from these mirrors (PRIMARY, SECURITY), in the style of its file.
 
-    keys: keyrings for PRIMARY and SECURITY where they are not the distribution's.
+    keys: keyrings for PRIMARY and SECURITY where they are not the distribution's; fields name them, lines do not.
     """
     apt, name = distro.apt, distro.codename
     rows = [

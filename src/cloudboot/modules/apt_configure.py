@@ -195,10 +195,12 @@ def write_list(ctx: Context, settings: dict[str, Any], facts: Distro, mirrors: d
                 ctx.report(told, ("apt", key), Level.WARNING)
         return False
     keys = {}
+    named = facts.apt.path.endswith(".sources") and "sources_list" not in settings
+    folder = OWN_KEYS if named else KEYS  # what does not name the key needs it where all are trusted
     for kind in ("primary", "security"):
         entry = apt_mirrors.entry_for(ctx, settings.get(kind) or ())
         if entry is not None and ("key" in entry or "keyid" in entry):
-            path = f"{OWN_KEYS}/{kind}.gpg"
+            path = f"{folder}/{kind}.gpg"
             if add_key(ctx, entry, path, ("apt", kind)):
                 keys[kind.upper()] = path
     text = settings.get("sources_list")
@@ -275,8 +277,9 @@ def sources(ctx: Context, settings: dict[str, Any]) -> Iterator[tuple[Pointer, s
 
 def stem_of(name: str) -> str:
     """Return the path of a source's file without its ending; apt reads none with other characters in its name."""
-    path = name if name.startswith("/") else f"{LISTS}/{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
-    return path.removesuffix(".list").removesuffix(".sources")
+    if not name.startswith("/"):
+        name = f"{LISTS}/" + (re.sub(r"^\.|[^A-Za-z0-9_.-]", "_", name) or "_")
+    return name.removesuffix(".list").removesuffix(".sources")
 
 
 def add(
