@@ -257,4 +257,6 @@ class Machine:
 
     def _error(self, what: str) -> BedError:
         qemu = tail(f"{self._directory}/qemu-{self.boots}", 10)
-        return BedError(f"machine, boot {self.boots}: {what}; its console:\n{tail(self.console_file)}{qemu}")
+        broken = EMULATOR_BROKE_IT.search(tail(self.console_file, 400))
+        why = f" (the emulator broke its kernel: {broken[0]})" if broken else ""  # pytest runs the test again then
+        return BedError(f"machine, boot {self.boots}: {what}{why}; its console:\n{tail(self.console_file)}{qemu}")
