@@ -142,7 +142,11 @@ def _btrfs(head: bytes) -> Superblock | None:
     dirty = _int(block, 0x60, 8) != 0
     label = _text(block[0x12B : 0x12B + 256])
     several = _int(block, 0x88, 8)
-    detail = "its log tree is to be replayed" if dirty else f"one of {several} devices" if several > 1 else ""
+    if several > 1:  # a mount takes the others too, which no read-only loop device stands before
+        return Superblock(
+            "raid", label=label, uuid=_uuid(block[0x20:0x30]), detail=f"one of {several} devices of btrfs"
+        )
+    detail = "its log tree is to be replayed" if dirty else ""
     return Superblock("btrfs", DIRTY if dirty else CLEAN, label, _uuid(block[0x20:0x30]), detail)
 
 

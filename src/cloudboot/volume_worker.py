@@ -131,7 +131,7 @@ def read(device: str, kind: str) -> dict[str, object]:
             return {"error": f"{name}: {told(error)}"}
     if found["identity"] is None and kind in JOURNALS:
         os.close(volume)
-        found["dirty"] = dirty(device, kind)
+        found["dirty"] = kind != "btrfs" and dirty(device, kind)  # of btrfs the superblock tells
     return found
 
 

@@ -79,7 +79,11 @@ def survey(known: Disks, policy: Policy, tags: Mapping[str, str], names: Sequenc
     volumes = [_first(known, policy, tags, each) for each in found]
     to_read = [each for each in volumes if each.state is State.ACCEPTED]
     files = dict(zip((each.name for each in to_read), _read(host, to_read), strict=True))
+    # Of devices in use too, and of those that are not asked about: a line of fstab may not mean another one.
+    looked = {each.name for each in found if each.use is None}
+    others = {*volume_reader.candidates(known), *(each.name for each in found)} - looked
     uuids = [each.content.uuid for each in found if each.content.uuid]
+    uuids += [uuid for name in others if (uuid := blank.content(host, name).uuid)]
     judged = [_judged(host, policy, each, files[each.name], uuids) if each.name in files else each for each in volumes]
     accepted = [each for each in judged if each.state is State.ACCEPTED and each.identity is not None]
     clashes = conflicts({each.name: each.identity for each in accepted if each.identity is not None})

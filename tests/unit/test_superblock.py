@@ -59,6 +59,9 @@ def test_xfs(tmp_path: Path) -> None:
 def test_btrfs(tmp_path: Path) -> None:
     image = bytearray(made(tmp_path, 128 * MIB, "mkfs.btrfs", "-q", "-L", "data", "-U", UUID)[: 4 * MIB])
     assert of(image) == Superblock("btrfs", "clean", "data", UUID)
+    image[64 * KIB + 0x88] = 2
+    assert of(image) == Superblock("raid", label="data", uuid=UUID, detail="one of 2 devices of btrfs")
+    image[64 * KIB + 0x88] = 1
     image[64 * KIB + 0x60] = 1
     assert (of(image).state, of(image).detail) == ("dirty", "its log tree is to be replayed")
 

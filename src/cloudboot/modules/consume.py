@@ -7,7 +7,7 @@ import os
 from cloudboot import disks, fstab, mount_entries, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
-from cloudboot.errors import CloudbootError
+from cloudboot.errors import CloudbootError, ConfigError
 from cloudboot.identity_file import Policy
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.typed import TYPE_CHECKING
@@ -149,6 +149,10 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
                 argv = ["fsck", "-a", "-T", f"/dev/{volume.name}"]
                 host.run(argv, live=LIVE, timeout=CHECK_LIMIT, accept=(0, 1))
             host.run(["mount", line.target], live=LIVE, timeout=MOUNT_LIMIT)
+    if not host.planned and host.root.live:
+        mounted = disks.mounted(host, host.root.resolve(line.target))
+        if mounted is None or disks.device_of(host, mounted) != volume.name:
+            raise ConfigError(f"what is mounted on {line.target} is another device: nothing of it is changed")
     there = host.look(line.target)
     if identity.owner and there is not None and "ro" not in line.words:
         host.set_access(line.target, there.mode, identity.owner)
