@@ -296,6 +296,66 @@ def test_what_is_mounted_is_left_alone(scratch: Scratch, host: Host, loop: Calla
 
 
 @pytest.mark.container
+@pytest.mark.parametrize("names", [slice(0, 2), slice(1, 2)], ids=["both", "attached later"])
+def test_a_uuid_that_is_in_use_names_no_volume(
+    scratch: Scratch, host: Host, loop: Callable[[str], str], names: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a line of fstab for the volume would mean the file system in use, and its owner be changed."""
+    used, twin = (file_system(scratch, "ext4") for _ in range(2))
+    run(["tune2fs", "-f", "-U", "11111111-2222-4333-8444-555555555555", used])
+    run(["tune2fs", "-f", "-U", "11111111-2222-4333-8444-555555555555", twin])
+    devices, where = [loop(used), loop(twin)], scratch.directory("mnt")
+    monkeypatch.setattr(volume_reader, "candidates", lambda _: devices)  # loops are no disks of a machine
+    policy = Policy.of(True)
+    assert policy is not None
+    run(["mount", f"/dev/{devices[0]}", where])
+    try:
+        found = volumes.survey(Disks(host, {}), policy, {}, devices[names])
+        assert found[-1].verdict == ("refused: another volume has the same UUID (11111111-2222-4333-8444-555555555555)")
+    finally:
+        run(["umount", where])
+
+
+@pytest.mark.container
+def test_one_device_of_a_btrfs_over_two_is_not_opened(scratch: Scratch, host: Host, loop: Callable[[str], str]) -> None:
+    """The kernel would replay its log onto the other device, before which there is no loop device of ours."""
+    images = [blank(scratch, "btrfs", 256) for _ in range(2)]
+    devices = [loop(image) for image in images]
+    run(["mkfs.btrfs", "-q", "-f", "-d", "single", "-m", "raid1", *(f"/dev/{device}" for device in devices)])
+    run(["btrfs", "device", "scan", *(f"/dev/{device}" for device in devices)])
+    where = scratch.directory("mnt")
+    run(["mount", "-o", "commit=300", f"/dev/{devices[0]}", where])
+    try:
+        Path(where, "early").write_bytes(bytes(8192))
+        run(["sync", "-f", where])
+        file = os.open(f"{where}/late", os.O_WRONLY | os.O_CREAT)
+        os.write(file, bytes(9000))
+        os.fsync(file)
+        os.close(file)
+        cuts = [f"{image}.cut" for image in images]
+        for image, cut in zip(images, cuts, strict=True):
+            run(["cp", "--sparse=always", image, cut])
+    finally:
+        run(["umount", where])
+        run(["btrfs", "device", "scan", "--forget"])
+    sums, devices = [checksum(cut) for cut in cuts], [loop(cut) for cut in cuts]
+    run(["btrfs", "device", "scan", *(f"/dev/{device}" for device in devices)])  # as udev does
+    try:
+        policy = Policy.of(True)
+        assert policy is not None
+        found = volumes.survey(Disks(host, {}), policy, {}, devices)
+        assert [(each.state, each.found.content.detail) for each in found] == [
+            (State.NOTHING, "one of 2 devices of btrfs")
+        ] * 2
+        # Not even the worker itself writes, should it be told to read one.
+        volume_reader.read(host, [found[0].found._replace(content=found[0].found.content._replace(kind="btrfs"))])
+        run(["sync"])
+        assert [checksum(cut) for cut in cuts] == sums
+    finally:
+        run(["btrfs", "device", "scan", "--forget"])
+
+
+@pytest.mark.container
 def test_a_volume_that_lies_about_its_kind(scratch: Scratch, host: Host, loop: Callable[[str], str]) -> None:
     found = volume_reader.look(host, [loop(garbage(scratch))])[0]
     lying = Found(found.name, None, found.content._replace(kind="xfs"))

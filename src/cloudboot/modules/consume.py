@@ -149,10 +149,11 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
                 argv = ["fsck", "-a", "-T", f"/dev/{volume.name}"]
                 host.run(argv, live=LIVE, timeout=CHECK_LIMIT, accept=(0, 1))
             host.run(["mount", line.target], live=LIVE, timeout=MOUNT_LIMIT)
-    if not host.planned and host.root.live:
-        mounted = disks.mounted(host, host.root.resolve(line.target))
-        if mounted is None or disks.device_of(host, mounted) != volume.name:
-            raise ConfigError(f"what is mounted on {line.target} is another device: nothing of it is changed")
+    mounted = disks.mounted(host, host.root.resolve(line.target))
+    # The line names a UUID, and that may by now be another device's too.
+    if not host.planned and (mounted is None or disks.device_of(host, mounted) != volume.name):
+        told = f"{line.source} is another device's too, and that is mounted on {line.target}: its owner is not changed"
+        raise ConfigError(f"{told}: unmount it, and give one of them a UUID of its own")
     there = host.look(line.target)
     if identity.owner and there is not None and "ro" not in line.words:
         host.set_access(line.target, there.mode, identity.owner)
