@@ -8,7 +8,7 @@ import re
 import sys
 
 from cloudboot import compat, distro, modules, store
-from cloudboot.compat import settings
+from cloudboot.compat import install, settings
 from cloudboot.errors import CommandError, ImageError, UsageError
 from cloudboot.process import spawn
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
@@ -32,7 +32,6 @@ consume: true
 PRESETS = "/etc/systemd/system-preset/50-cloudboot.preset"
 PRESETS_HEAD = "# Written by `cloudboot bake`: what was disabled in the image stays so on its first boot.\n"
 COMPAT = "compat"  # our units by cloud-init's names
-DISABLED = "/etc/cloud/cloud-init.disabled"
 PYTHON = (3, 11)
 # -I: no PYTHON* variables, no current directory; -S: no site (3 ms, and no .pth files of others).
 LAUNCHER_TEXT = f"""#!/usr/bin/python3 -IS
@@ -55,7 +54,6 @@ if sys.argv[1:2] == ["boot"]:
     os._exit(status)
 sys.exit(status)
 """
-COMMANDS = ("/usr/bin/cloud-init", "/usr/bin/cloud-id", "/usr/bin/cloud-init-per")
 COMMAND_TEXT = f"""#!/usr/bin/python3 -IS
 # cloudboot, by cloud-init's words.
 import sys
@@ -171,7 +169,11 @@ def bake(
     if consume and not host.exists(CONSUME):
         host.write(CONSUME, CONSUME_TEXT)
     _enable(host, "")
-    _compat(host, wanted=by_their_names)
+    settings.take_over(host)
+    folder = f"{units_folder()}/{COMPAT}"
+    theirs = {name: _source(f"{folder}/{name}") for name in sorted(os.listdir(folder))}
+    if install.install(host, theirs, COMMAND_TEXT, wanted=by_their_names):
+        _enable(host, COMPAT)
     _network(host)
     keep_disabled(host)
     _anonymous(host)
@@ -318,7 +320,7 @@ def _configure(host: Host, datasource: str | None) -> None:
         host.write(ENABLED, f"{datasource}\n")
     host.mkdir("/var/lib/cloudboot", mode=0o755)
     if host.exists("/usr/bin/cloud-init") or host.exists("/etc/cloud/cloud.cfg"):
-        host.write(DISABLED, "by cloudboot bake\n")
+        host.write(compat.DISABLED, compat.BY_US)
 
 
 def _yaml(value: object) -> str:
@@ -334,39 +336,6 @@ def _enable(host: Host, folder: str) -> None:
             if key == "WantedBy":
                 for target in value.split():
                     host.symlink(f"/etc/systemd/system/{target}.wants/{name}", f"{UNITS}/{name}")
-
-
-def _compat(host: Host, *, wanted: bool) -> None:
-    """Answer by cloud-init's names, where it is not installed itself; take over what its owner has configured."""
-    if host.exists("/etc/cloud"):
-        taken = settings.read(host)
-        settings.write(host, taken)
-        for problem in taken.problems:
-            print(f"note: {problem}")
-        for key, value in sorted(taken.values.items()):
-            print(f"note: taken from /etc/cloud: {key}: {_yaml(value)[:100]}")
-        for key, reason in sorted(taken.left.items()):
-            print(f"note: not taken from /etc/cloud: {key}: {reason}")
-    folder = f"{units_folder()}/{COMPAT}"
-    names = sorted(os.listdir(folder))
-    ours = compat.installed(host)
-    if host.exists(COMMANDS[0]) and not ours:
-        print("note: cloud-init is installed: it is disabled, and keeps its command and its units")
-        return
-    links = {compat.TARGET: compat.TARGETS_ALIAS, f"{UNITS}/cloud-init-network.service": "cloud-init.service"}
-    if wanted:
-        for name in names:
-            host.write(f"{UNITS}/{name}", _source(f"{folder}/{name}"))
-        for path, target in links.items():
-            host.symlink(path, target)
-        for path in COMMANDS:
-            host.write(path, COMMAND_TEXT, mode=0o755)
-        _enable(host, COMPAT)
-        host.write(DISABLED, "by cloudboot bake\n")  # should it be installed later: one agent on a machine
-    elif ours:
-        enabled = [f"/etc/systemd/system/{compat.TARGETS_ALIAS}.wants/{name}" for name in names]
-        for path in (*links, *COMMANDS, *(f"{UNITS}/{name}" for name in names), *enabled):
-            host.remove(path)
 
 
 def _network(host: Host) -> None:

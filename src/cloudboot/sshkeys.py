@@ -124,19 +124,18 @@ def merge(text: str, keys: Sequence[Key]) -> str:
     for key in keys:
         places = known.setdefault(key.blob, {})
         ours = {each.options for each in keys if each.blob == key.blob}
+        differ = [at for at, options in places.items() if options not in ours]
         if len(ours) == 1:
-            spare = [at for at, options in places.items() if key.options or options.startswith(OUR_OPTIONS)]
+            new = not places
+            taken = [at for at in differ if key.options or places[at].startswith(OUR_OPTIONS)]
         else:
-            spare = [at for at, options in places.items() if options not in ours][:1]
-        if key.options in places.values() and len(ours) > 1:
-            continue
-        if not places or (len(ours) > 1 and not spare):
-            spare = [len(lines)]
+            new = not differ and key.options not in places.values()
+            taken = differ[:1] if key.options not in places.values() else []
+        if new:
+            taken = [len(lines)]
             lines.append("")
-            places[len(lines) - 1] = ""
-        for at in spare:
-            if not lines[at] or places[at] != key.options:
-                lines[at], places[at] = f"{key.line}\n", key.options
+        for at in taken:
+            lines[at], places[at] = f"{key.line}\n", key.options
     return "".join(lines)
 
 

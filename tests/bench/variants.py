@@ -129,7 +129,8 @@ class Fleet:
             self.scratch = stack.enter_context(Scratch())
             self.key = KeyPair.create(self.scratch.file("id_ed25519"))
             common = stack.enter_context(trees.get("trixie", extra=("cloud-init",)).overlay(self.scratch))
-            _common(common.path, self.scratch)
+            run(["ssh-keygen", "-A", "-f", common.path], timeout=120)
+            prepare(common.path, self.scratch)
             for name in (NO_AGENT, CLOUD_INIT, CLOUDBOOT):
                 view = stack.enter_context(common.tree().overlay(self.scratch))
                 _variant(name, view.path, f"{common.path}/etc/ssh")
@@ -142,16 +143,15 @@ class Fleet:
         self._stack.close()
 
 
-def _common(root: str, scratch: Scratch) -> None:
-    """Make what all three have: host keys, a machine-id, a local package source, no network of their own."""
-    run(["ssh-keygen", "-A", "-f", root], timeout=120)
+def prepare(root: str, scratch: Scratch) -> None:
+    """Make what all variants of a tree have: a machine-id, a local package source, no network of their own."""
     # A published image is told apart from a booted one by this word, and its first boot applies presets; ours has it by
     # baking, so have it all.
-    _write(f"{root}/etc/machine-id", "uninitialized\n")
+    write(f"{root}/etc/machine-id", "uninitialized\n")
     # The wire has its addresses before the boot: nobody waits for them, and what is measured is the agent.
-    _write(f"{root}/etc/systemd/network/10-wire.network", "[Match]\nName=host0\n\n[Link]\nUnmanaged=yes\n")
+    write(f"{root}/etc/systemd/network/10-wire.network", "[Match]\nName=host0\n\n[Link]\nUnmanaged=yes\n")
     # Without a name server, look-ups are to fail at once, as they do where there is one: cloud-init makes three.
-    _write(f"{root}/etc/systemd/resolved.conf.d/bench.conf", "[Resolve]\nLLMNR=no\nMulticastDNS=no\n")
+    write(f"{root}/etc/systemd/resolved.conf.d/bench.conf", "[Resolve]\nLLMNR=no\nMulticastDNS=no\n")
     Repository(scratch).install(root)
     for unit in CHANCE:
         os.symlink("/dev/null", f"{root}/etc/systemd/system/{unit}")
@@ -160,15 +160,15 @@ def _common(root: str, scratch: Scratch) -> None:
 def _variant(name: str, root: str, keys: str) -> None:
     if name == CLOUDBOOT:
         bake.bake(open_host(root, echo=False, keep_log=False), datasource="Ec2")
-        _write(f"{root}/etc/cloudboot/conf.d/50-bench.yaml", KEEP_KEYS)
+        write(f"{root}/etc/cloudboot/conf.d/50-bench.yaml", KEEP_KEYS)
         # Baking removes them, as no two machines may share them.
         for file in os.listdir(keys):
             if file.startswith("ssh_host_"):
                 run(["cp", "-a", f"{keys}/{file}", f"{root}/etc/ssh/{file}"])
     elif name == CLOUD_INIT:
-        _write(f"{root}/etc/cloud/cloud.cfg.d/99-bench.cfg", CLOUD_INIT_SETTINGS + KEEP_KEYS)
+        write(f"{root}/etc/cloud/cloud.cfg.d/99-bench.cfg", CLOUD_INIT_SETTINGS + KEEP_KEYS)
     else:
-        _write(f"{root}/etc/cloud/cloud-init.disabled", "")
+        write(f"{root}/etc/cloud/cloud-init.disabled", "")
     if name in LAUNCHERS:
         _hook(f"{root}/{LAUNCHERS[name]}")
 
@@ -180,7 +180,7 @@ def _hook(path: str) -> None:
         file.write(first + HOOK + rest)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)

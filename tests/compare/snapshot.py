@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 import yaml
 
 from bench.measure import OPTIONS
-from bench.variants import CHANCE, CLOUD_INIT, CLOUD_INIT_SETTINGS, CLOUDBOOT
-from boot.bed import BedError, Container, Imds, KeyPair, Link, Repository, Scratch, Trees, run
+from bench.variants import CLOUD_INIT, CLOUD_INIT_SETTINGS, CLOUDBOOT, prepare, write
+from boot.bed import BedError, Container, Imds, KeyPair, Link, Scratch, Trees
 from cloudboot import bake
 from cloudboot.cli import open_host
 
@@ -59,7 +59,11 @@ class Agents:
             self.scratch = stack.enter_context(Scratch())
             self.key = KeyPair.create(self.scratch.file("id_ed25519"))
             common = stack.enter_context(trees.get(self.suite, extra=("cloud-init", "gnupg")).overlay(self.scratch))
-            _common(common.path, self.scratch)
+            prepare(common.path, self.scratch)
+            write(f"{common.path}/usr/share/compare/included.yaml", INCLUDED)
+            for name in os.listdir(f"{common.path}/etc/ssh"):
+                if name.startswith("ssh_host_"):
+                    os.unlink(f"{common.path}/etc/ssh/{name}")
             for name in AGENTS:
                 view = stack.enter_context(common.tree().overlay(self.scratch))
                 host = open_host(view.path, echo=False, keep_log=False)
@@ -68,11 +72,11 @@ class Agents:
                     user = json.dumps(
                         yaml.safe_load(host.text("/etc/cloud/cloud.cfg") or "")["system_info"]["default_user"]
                     )
-                    _write(f"{view.path}/etc/cloudboot/conf.d/50-compare.yaml", f"default_user: {user}\n")
+                    write(f"{view.path}/etc/cloudboot/conf.d/50-compare.yaml", f"default_user: {user}\n")
                     bake.bake(host, datasource="Ec2")
                 else:
                     bake.keep_disabled(host)  # what systemd enables at a first boot is not what is compared
-                    _write(f"{view.path}/etc/cloud/cloud.cfg.d/99-compare.cfg", CLOUD_INIT_SETTINGS)
+                    write(f"{view.path}/etc/cloud/cloud.cfg.d/99-compare.cfg", CLOUD_INIT_SETTINGS)
                 self.trees[name] = view.tree()
             self._stack = stack.pop_all()
         return self
@@ -144,20 +148,3 @@ def said(content: bytes) -> str:
         return repr(content)
     lines = [line.rstrip() for line in text.splitlines()]
     return "\n".join(line for line in lines if line and not line.lstrip().startswith(COMMENTS))
-
-
-def _common(root: str, scratch: Scratch) -> None:
-    _write(f"{root}/etc/machine-id", "uninitialized\n")
-    _write(f"{root}/etc/systemd/network/10-wire.network", "[Match]\nName=host0\n\n[Link]\nUnmanaged=yes\n")
-    _write(f"{root}/etc/systemd/resolved.conf.d/compare.conf", "[Resolve]\nLLMNR=no\nMulticastDNS=no\n")
-    _write(f"{root}/usr/share/compare/included.yaml", INCLUDED)
-    Repository(scratch).install(root)
-    for unit in CHANCE:
-        os.symlink("/dev/null", f"{root}/etc/systemd/system/{unit}")
-    run(["rm", "-f", *(f"{root}/etc/ssh/{name}" for name in os.listdir(f"{root}/etc/ssh") if "ssh_host" in name)])
-
-
-def _write(path: str, text: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 UNITS = "/usr/lib/systemd/system"
 TARGET = f"{UNITS}/cloud-init.target"
 TARGETS_ALIAS = "cloudboot.target"
+DISABLED = "/etc/cloud/cloud-init.disabled"
+BY_US = "by cloudboot bake\n"
 VERSION = "26.2"  # of cloud-init, whose behaviour is ours; what asks for its version asks for that
 
 

@@ -238,7 +238,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     from cloudboot.compat import clean
     from cloudboot.lock import locked
 
-    host = _open()
+    host = _open(changes=not arguments.logs)  # else the removed log would be begun anew, to say so
     if not host.root.privileged:
         raise CloudbootError("clean: must be run as root")
     with locked(host, "clean", wait=10.0):

@@ -32,6 +32,22 @@ class Taken(NamedTuple):
     problems: tuple[Problem, ...]
 
 
+def take_over(host: Host) -> None:
+    """Take what there is, and print what is taken and what is not."""
+    if not host.exists("/etc/cloud"):
+        return
+    import json
+
+    taken = read(host)
+    write(host, taken)
+    for problem in taken.problems:
+        print(f"note: {problem}")
+    for key, value in sorted(taken.values.items()):
+        print(f"note: taken from /etc/cloud: {key}: {json.dumps(value)[:100]}")
+    for key, reason in sorted(taken.left.items()):
+        print(f"note: not taken from /etc/cloud: {key}: {reason}")
+
+
 def read(host: Host) -> Taken:
     """Read the owner's settings of cloud-init in an image tree."""
     problems: list[Problem] = []
