@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from cloudboot import compat, distro, modules, store
+from cloudboot import compat, distro, modules, root_volume, store
 from cloudboot.compat import install, settings
 from cloudboot.errors import CommandError, ImageError, UsageError
 from cloudboot.process import spawn
@@ -177,7 +177,9 @@ def bake(
     _network(host)
     keep_disabled(host)
     _anonymous(host)
-    store.image(host)  # read the image's configuration once, here: the first boot then reads no YAML for it
+    # The image's configuration is read once, here: the first boot then reads no YAML for it.
+    image, _ = store.image(host)
+    root_volume.bake(host, image.value, f"{units_folder()}/../initramfs")
 
 
 def _check(host: Host, *, bundle: bool) -> None:

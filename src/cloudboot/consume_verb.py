@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cloudboot import blank, disks, signatures, volume_programs, volume_reader, volumes
+from cloudboot import blank, disks, root_volume, signatures, store, volume_programs, volume_reader, volumes
 from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.identity_file import parse
 from cloudboot.instance import LINK
@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the verb."""
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--device", metavar="DEV", help="consume this device now, as when it is attached (root)")
+    parser.add_argument(
+        "--initramfs", action="store_true", help="print the image's policy for roots, for the hook of initramfs-tools"
+    )
     vendor = parser.add_argument_group("for vendors")
     vendor.add_argument("--init", metavar="DEV", help="write the identity file of this volume (or into a directory)")
     vendor.add_argument("--identity", metavar="FILE", help="with --init: what it says (YAML); '-': standard input")
@@ -42,6 +45,9 @@ def run(arguments: argparse.Namespace, host: Host, write: Callable[[str], object
         raise UsageError("--identity and --sign go with --init")
     if arguments.device is not None:
         return one(host, arguments.device)
+    if arguments.initramfs:
+        write(root_volume.policy_text(store.image(host)[0].value))
+        return 0
     return show(host, write, as_json=arguments.format == "json")
 
 

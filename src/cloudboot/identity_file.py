@@ -28,6 +28,13 @@ VALUED = r"(commit=\d{1,5}|errors=(continue|remount-ro)|compress(-force)?=(zlib|
 UNITS = {"s": 1, "m": 60, "h": 3600}
 TIMEOUT = 600  # seconds that a program has if the volume does not say
 MOST = 86400  # seconds
+MODES = ("root", "overlay")  # of a root: it is `/`; it holds the upper layer over the image
+OTHERWISE = ("fallback", "stop")
+PLAIN = r"(mode(?=: (?:root|overlay)$)|copy(?=: (?:true|false)$)|volume(?=: vol-[0-9a-f]+$)): (.*)"
+NOT_PLAIN = (
+    "must be plain, for it is read before the system is there: `root:` and then one `key: value` to a line, indented "
+    "alike, with nothing behind the value (`cloudboot consume --init` writes it so)"
+)
 
 PATH = r"^/[^\0\n]*$(?!\n)"
 SEGMENT = r"^(?!/)[^\0\n\\]+$(?!\n)"  # of a path on the volume
@@ -80,14 +87,22 @@ SCHEMA: Schema = {
         "root": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {"mode": {"type": "string", "enum": ["root", "overlay"]}},
+            "properties": {
+                "mode": {"type": "string", "enum": list(MODES)},
+                "copy": {"type": "boolean"},
+                "volume": {"type": "string", "pattern": r"^vol-[0-9a-f]+$(?!\n)", "x-form": "vol-0123456789abcdef0"},
+            },
         },
     },
 }
 
 
 class Identity(NamedTuple):
-    """What a volume says. where: of `mount`. timeout: seconds. digests: path on the volume -> SHA-256, of `run`."""
+    """What a volume says.
+
+    where: of `mount`. timeout: seconds. digests: path on the volume -> SHA-256, of `run`. mode, copy (the image's files
+    onto an empty volume), volume (the only one that this is the identity of): of `root`.
+    """
 
     action: str
     where: str = ""
@@ -101,15 +116,24 @@ class Identity(NamedTuple):
     timeout: int = TIMEOUT
     digests: Mapping[str, str] = {}
     mode: str = ""
+    copy: bool = True
+    volume: str = ""
 
 
 class Policy(NamedTuple):
-    """What the owner lets volumes do. match: `label`, `volume-id`, `tag` -> patterns, one of each has to fit."""
+    """What the owner lets volumes do. match: `label`, `volume-id`, `tag` -> patterns, one of each has to fit.
+
+    otherwise: what becomes of a boot without the root that it should have. wait: for it, in seconds. rebase: an upper
+    layer may be put over another image than it was made over.
+    """
 
     allow: tuple[str, ...] = ("mount",)
     signers: tuple[str, ...] = ()
     unsigned: bool = False
     match: Mapping[str, tuple[str, ...]] = {}
+    otherwise: str = "fallback"
+    wait: int = 30
+    rebase: bool = False
 
     @classmethod
     def of(cls, value: Any) -> Policy | None:
@@ -122,11 +146,13 @@ class Policy(NamedTuple):
             key: (patterns,) if isinstance(patterns, str) else tuple(map(str, patterns))
             for key, patterns in (value.get("match") or {}).items()
         }
+        root = {key: each for key, each in (value.get("root") or {}).items() if key in ("otherwise", "wait", "rebase")}
         return cls(
             tuple(value.get("allow", ("mount",))),
             tuple(value.get("signers", ())),
             bool(value.get("unsigned", False)),
             match,
+            **root,
         )
 
     def admits(self, *, label: str, volume: str, tags: Mapping[str, str]) -> bool:
@@ -157,9 +183,35 @@ def parse(content: bytes) -> Identity:
     if len(value) > 1:
         raise ConfigError(f"{NAME}:1:1: says several things ({', '.join(value)}): it may say one")
     ((action, fields),) = value.items()
+    if action == "root" and plain_root(text) is None:
+        raise ConfigError(f"{NAME}: root: {NOT_PLAIN}")
     for key, told in _flaws(action, fields):
         raise ConfigError(str(Problem(at(document.marks, (action, key), NAME), f"{action}.{key}: {told}")))
     return _identity(action, fields)
+
+
+def plain_root(text: str) -> dict[str, str] | None:
+    """Read a `root:` as the initramfs does, which has no YAML: one key to a line and nothing behind it; None if not so.
+
+    The same grammar as `read_identity` in initramfs/scripts/local-bottom/cloudboot-root.
+    """
+    import re
+
+    lines = [line for line in text.split("\n") if line.strip(" ") and not line.lstrip(" ").startswith("#")]
+    if not lines or not all(re.fullmatch(r"[ -~]*", line) for line in text.split("\n")):
+        return None
+    if lines[0].rstrip(" ") == "root: {}" and len(lines) == 1:
+        return {}
+    found: dict[str, str] = {}
+    indents = {len(line) - len(line.lstrip(" ")) for line in lines[1:]}
+    if lines[0].rstrip(" ") != "root:" or len(indents) != 1 or 0 in indents:
+        return None
+    for line in lines[1:]:
+        match = re.fullmatch(PLAIN, line.strip(" "))
+        if match is None or match[1] in found:
+            return None
+        found[match[1]] = match[2]
+    return found
 
 
 def _flaws(action: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ def test_run(timeout: str | int, seconds: int) -> None:
 
 def test_root() -> None:
     assert parse(b"root: {}\n").mode == "root"
-    assert parse(b"root: {mode: overlay}\n").mode == "overlay"
+    assert parse(b"root:\n  mode: overlay\n").mode == "overlay"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from cloudboot import disks, fstab, mount_entries, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
 from cloudboot.errors import CloudbootError, ConfigError
-from cloudboot.identity_file import Policy
+from cloudboot.identity_file import OTHERWISE, Policy
 from cloudboot.module import Context, Frequency, Level, Stage, module
 from cloudboot.typed import TYPE_CHECKING
 from cloudboot.volumes import State, Volume
@@ -45,8 +45,21 @@ LIVE = "volumes are those of the running machine"
                         for key in ("label", "volume-id", "tag")
                     },
                 },
+                "root": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "otherwise": {"type": "string", "enum": list(OTHERWISE)},
+                        "wait": {"type": "integer", "minimum": 0, "maximum": 3600},
+                        "rebase": {"type": "boolean"},
+                    },
+                },
             },
-            "examples": [True, {"allow": ["mount"], "match": {"label": "data-*"}}],
+            "examples": [
+                True,
+                {"allow": ["mount"], "match": {"label": "data-*"}},
+                {"allow": ["root"], "unsigned": True, "root": {"otherwise": "stop", "wait": 60}},
+            ],
         }
     },
 )
