@@ -331,7 +331,7 @@ def test_match(bench: Bench) -> None:
 
 def test_a_twin_of_the_image(bench: Bench) -> None:
     volume = bench.volume("root: {mode: overlay}\n")
-    uuid = run(["blkid", "-o", "value", "-s", "UUID", bench.image]).stdout.strip()
+    uuid = run(["blkid", "-p", "-o", "value", "-s", "UUID", bench.image]).stdout.strip()
     run(["tune2fs", "-f", "-U", uuid, volume])
     assert "has the UUID of the image's" in bench.boot(volume).report["refused"]
 
