@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from cloudboot import compat, datasource, distro, instance, modules, store
+from cloudboot import compat, consumed_root, datasource, distro, instance, modules, store
 from cloudboot.actions import MakeDir, Remove, SwapTree, WriteFile
 from cloudboot.config import CORE_SCHEMA, Config, build
 from cloudboot.errors import CloudbootError, MetadataDisabled, MetadataError, NeedsNetwork
@@ -18,7 +18,7 @@ from cloudboot.ledger import Ledger
 from cloudboot.module import Module, Stage
 from cloudboot.route import wait_for_route
 from cloudboot.runner import Runner
-from cloudboot.status import ENVIRONMENT, RESULT, RUN, Status, verdict
+from cloudboot.status import ENVIRONMENT, RESULT, RUN, Status, key, verdict
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ GRACE = 1.0  # seconds that the login waits for the service where only the servi
 
 
 class Known(NamedTuple):
-    """What the local stage found out and the later ones need."""
+    """What the local stage found out and the later ones need. id: the key that the machine's state is kept under."""
 
     kind: Kind
     id: str | None
@@ -96,6 +96,7 @@ class Boot:
             host.keep(Remove(RESULT))
         host.keep(Remove(SKIP))
         self.status.stage(Stage.LOCAL, "started")
+        consumed_root.report(host, self.status)
         for problem in self.image_problems:
             self.status.problem(problem)
         found = datasource.find(host, self.image.value)
@@ -114,9 +115,10 @@ class Boot:
             self._run_offline()
             return
         hardware = instance.hardware_id(host)
-        decided = instance.decide(previous, hardware, None)
-        self._know(Known(decided.kind, decided.id, found.source.name, found.platform))
-        if decided.kind is Kind.SAME:
+        root = consumed_root.key(host)
+        decided = instance.decide(previous, hardware, None, root)
+        self._know(Known(decided.kind, decided.id, found.source.name, found.platform), hardware)
+        if decided.kind is Kind.SAME and not (root and instance.may_have_moved(previous, hardware)):
             self._run_offline()
 
     def network(self) -> None:
@@ -132,8 +134,12 @@ class Boot:
             if not self._crawled():
                 self._crawl()
         elif known.kind is Kind.SAME:
-            if not self._crawled() and self._needs_crawl():
-                self._crawl()
+            root = consumed_root.key(self.host)
+            hardware = instance.hardware_id(self.host) if root else None
+            moved = bool(root) and instance.may_have_moved(instance.load_identity(self.host), hardware)
+            if not self._crawled() and (moved or self._needs_crawl()):
+                unsure = moved and hardware is None
+                self._crawl(GRACE if unsure else None, last_try=not unsure)
         elif known.kind is not Kind.NEW and not self._crawled():
             returning = known.kind is Kind.UNKNOWN and instance.load_identity(self.host) is not None
             self._crawl(GRACE if returning else None, last_try=not returning)
@@ -194,30 +200,37 @@ class Boot:
             host.keep(SwapTree(CACHE, fetched.files))
         hardware = None if found.source.offline else instance.hardware_id(host)
         previous = instance.load_identity(host)
-        decided = instance.decide(previous, hardware, fetched.instance.id)
+        root = consumed_root.key(host)
+        decided = instance.decide(previous, hardware, fetched.instance.id, root)
         if decided.note:
             host.log.error(f"instance id: {decided.note}: {decided.kind}")
             self.status.recoverable(f"instance id: {decided.note}")
-        current = fetched.instance._replace(id=decided.id or fetched.instance.id)
+        if root:
+            current = fetched.instance._replace(id=hardware or fetched.instance.id, root=root)
+        else:
+            current = fetched.instance._replace(id=decided.id or fetched.instance.id)
         # A user data that changed is applied by what runs always or on change; what ran stays as it is.
-        identity = Identity(current.id, hardware or (previous.hardware if previous else None), fetched.instance.id)
-        earlier, kept = store.load_instance(host, current.id), store.user_data(host, current.id)
+        identity = Identity(current.key, hardware or (previous.hardware if previous else None), fetched.instance.id)
+        earlier, kept = store.load_instance(host, current.key), store.user_data(host, current.key)
         given = (fetched.user_data or b"", fetched.vendor_data or b"")
         self.changed = kept[0] != given[0]
+        if root and earlier is not None:
+            self.changed = self.changed or earlier.id != current.id  # its keys are to be let in
+            current = current._replace(hostname=earlier.hostname)  # the name is the volume's
         # All that the configuration is made from, but for the image's files, which `load` looks at itself.
         same = kept == given and earlier is not None and _selectors(earlier) == _selectors(current)
         if not same:  # a power cut may not leave the new data with what was made from the old
-            host.keep(Remove(f"{instance.folder(current.id)}/config.json"))
+            host.keep(Remove(f"{instance.folder(current.key)}/config.json"))
         store.adopt(host, current, identity, fetched.user_data, fetched.vendor_data)
         if decided.kind is Kind.NEW:
-            store.note_applied(host, current.id, fetched.user_data)
-        elif store.changed_since_applied(host, current.id, fetched.user_data):
+            store.note_applied(host, current.key, fetched.user_data)
+        elif store.changed_since_applied(host, current.key, fetched.user_data):
             self.status.values["note"] = "the user data has changed since it was applied"
             host.log.say(self.status.values["note"])
         kind = decided.kind
         if kind is Kind.SAME and self._known_or_none() is Kind.NEW:
             kind = Kind.NEW  # found new earlier in this boot
-        self._know(Known(kind, current.id, found.source.name, found.platform))
+        self._know(Known(kind, current.key, found.source.name, found.platform), current.id)
         merged = store.load(host, current) if same else None
         if merged is None or merged.volatile:
             before, services = merged, self._services(current, online=online)
@@ -318,7 +331,7 @@ class Boot:
             self.status.problem(problem)
         return Runner(
             self.host,
-            Ledger(self.host, instance.folder(current.id)),
+            Ledger(self.host, instance.folder(current.key), current.id),
             merged,
             current,
             self.modules,
@@ -330,15 +343,15 @@ class Boot:
             clock=self.clock,
         )
 
-    def _load(self, instance_id: str) -> tuple[Instance, Config] | None:
+    def _load(self, known: str) -> tuple[Instance, Config] | None:
         """Return what is kept of an instance; its configuration is made anew if the image's has changed."""
-        if self._loaded is None or self._loaded[0].id != instance_id:
-            current = store.load_instance(self.host, instance_id)
+        if self._loaded is None or self._loaded[0].key != known:
+            current = store.load_instance(self.host, known)
             if current is None:
                 return None
             merged = store.load(self.host, current)
             if merged is None:
-                given = store.user_data(self.host, current.id)
+                given = store.user_data(self.host, current.key)
                 services = self._services(current, online=self._crawled())
                 merged = store.config(self.host, current, *given, self.schemas(), services)
             self._loaded = (current, merged)
@@ -453,16 +466,16 @@ class Boot:
 
         files.publish(self.host, self.status.values)
 
-    def _know(self, known: Known) -> None:
+    def _know(self, known: Known, instance_id: str | None = None) -> None:
         values = self.status.values
-        values["kind"], values["instance"] = str(known.kind), known.id
+        values["kind"], values["instance"] = str(known.kind), instance_id if values["root"] else known.id
         values["datasource"], values["platform"] = known.source, known.platform
         self.status.store()
 
     def _known(self) -> Known:
         values = self.status.values
         kind = Kind(values["kind"]) if values["kind"] else Kind.UNKNOWN
-        return Known(kind, values["instance"], values["datasource"], values.get("platform") or "")
+        return Known(kind, key(values), values["datasource"], values.get("platform") or "")
 
     def _known_or_none(self) -> Kind | None:
         return Kind(self.status.values["kind"]) if self.status.values["kind"] else None

@@ -9,7 +9,7 @@ from cloudboot import blank, disks, store
 from cloudboot.disks import BLOCK, SECTOR, Disks, Kind
 from cloudboot.errors import CloudbootError
 from cloudboot.instance import load_identity
-from cloudboot.status import load
+from cloudboot.status import key, load
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _mapping(host: Host) -> tuple[dict[str, str], list[str]]:
     if host.live and not host.root.privileged:
         return {}, ["the names in the metadata (ephemeral0, ebs1 …): they are kept for root"]
     identity = load_identity(host)
-    instance_id = load(host)["instance"] or (identity.id if identity is not None else None)
+    instance_id = key(load(host)) or (identity.id if identity is not None else None)
     instance = store.load_instance(host, instance_id) if instance_id else None
     return dict(instance.devices) if instance is not None else {}, []
 

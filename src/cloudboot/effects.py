@@ -263,6 +263,17 @@ def apt_get(call: Call) -> str:
     return "upgrades all packages (which ones the fetched lists will say)"
 
 
+def apt_mark(call: Call) -> str:
+    """Put packages on hold, in dpkg's own file."""
+    names, lines, name = set(call.argv[2:]), [], ""
+    for line in (call.host.text(DPKG_STATUS) or "").splitlines():
+        name = line.removeprefix("Package: ") if line.startswith("Package: ") else name
+        hold = name in names and line.startswith("Status: install ")
+        lines.append(line.replace("install", "hold", 1) if hold else line)
+    call.host.root.write(DPKG_STATUS, "\n".join([*lines, ""]).encode(), 0o644, 0, 0)
+    return f"holds back {', '.join(sorted(names))}"
+
+
 def dpkg(call: Call) -> str:
     for name in call.host.listdir(DPKG_UPDATES):
         call.host.root.remove(f"{DPKG_UPDATES}/{name}")
@@ -316,6 +327,7 @@ EFFECTS: dict[str, Effect | None] = {  # None: nothing that we would look at
     "xfs_growfs": None,
     "btrfs": None,
     "apt-get": apt_get,
+    "apt-mark": apt_mark,
     "dpkg": dpkg,
     "systemctl": None,
     "systemd-run": systemd_run,

@@ -39,7 +39,7 @@ def services(host: Host, instance: Instance, fetcher: Fetcher, say: Callable[[st
         return variables(instance, tree if isinstance(tree, dict) else {}, facts(host))
 
     handlers = any(host.listdir(place) for place in IMAGE_HANDLERS)
-    return Services(Includes(host, folder(instance.id), fetcher, say), host.read, of_templates, handlers)
+    return Services(Includes(host, folder(instance.key), fetcher, say), host.read, of_templates, handlers)
 
 
 class Includes:

@@ -22,7 +22,7 @@ class Instance(NamedTuple):
 
     platform: `aws`, `openstack`, `uec` …, `nocloud`, `none`. launch_index: `ami-launch-index`. devices: block-device
     mapping, EC2 name -> device (`ephemeral0` -> `sdb`). metadata: everything crawled, nested; empty where this boot
-    has not asked yet.
+    has not asked yet. root: the key of the volume that is the root, see consumed_root.
     """
 
     id: str
@@ -35,6 +35,12 @@ class Instance(NamedTuple):
     region: str | None = None
     devices: tuple[tuple[str, str], ...] = ()
     metadata: dict[str, Any] = {}  # noqa: RUF012
+    root: str = ""
+
+    @property
+    def key(self) -> str:
+        """What its state is kept under: its id, or, where the root is a volume's, what stands for that."""
+        return self.root or self.id
 
     def to_json(self) -> dict[str, Any]:
         """Return a value that JSON can hold, without the metadata tree (that is /run/ec2/metadata.json)."""
@@ -62,7 +68,7 @@ class Kind(StrEnum):
 
 
 class Identity(NamedTuple):
-    """What was known at the last boot: our id for the instance, and what hardware and service said."""
+    """What was known at the last boot: the key that state is kept under, and what hardware and service said."""
 
     id: str
     hardware: str | None
@@ -70,19 +76,26 @@ class Identity(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Which instance this is. `id` is None only if unknown and never known. `note`: they disagree, for the report."""
+    """Which instance this is. id: the key that its state is kept under; None only if unknown and never known. note:
+    they disagree, for the report.
+    """
 
     kind: Kind
     id: str | None
     note: str = ""
 
 
-def decide(previous: Identity | None, hardware: str | None, service: str | None) -> Decision:
+def decide(previous: Identity | None, hardware: str | None, service: str | None, root: str = "") -> Decision:
     """Decide from two facts: what the hardware says of itself and what the metadata service says; None is silence.
 
     The table is in the documentation (docs/identity.md). Each fact is compared with what the same source said at
     the last boot, so that a lasting disagreement is reported once and does not make the machine new at every boot.
+    root: the key of the volume that is the root. Then the machine is that, whatever instance it is attached to.
     """
+    if root:
+        if previous is not None and previous.id == root:
+            return Decision(Kind.SAME, root)
+        return Decision(Kind.NEW_WITHOUT_DATA if service is None else Kind.NEW, root)
     if previous is None:
         if service is None:
             return Decision(Kind.NEW_WITHOUT_DATA, hardware) if hardware else Decision(Kind.UNKNOWN, None)
@@ -114,6 +127,11 @@ def decide(previous: Identity | None, hardware: str | None, service: str | None)
     return Decision(Kind.NEW, service, note)
 
 
+def may_have_moved(previous: Identity | None, hardware: str | None) -> bool:
+    """Tell whether the instance around a root that is a volume's may be another than at the last boot."""
+    return hardware is None or previous is None or hardware != previous.hardware
+
+
 def hardware_id(host: Host) -> str | None:
     """Return the instance id that Nitro puts into DMI (`board_asset_tag`); None elsewhere."""
     tag = (host.text(ASSET_TAG) or "").strip()
@@ -135,7 +153,7 @@ def load_identity(host: Host) -> Identity | None:
         return None
 
 
-def folder(instance_id: str) -> str:
-    """Return the guest path where everything about an instance is kept."""
-    safe = re.sub(r"[^A-Za-z0-9_.:-]", "_", instance_id).lstrip(".") or "_"
+def folder(key: str) -> str:
+    """Return the guest path where everything about an instance (its `key`) is kept."""
+    safe = re.sub(r"[^A-Za-z0-9_.:-]", "_", key).lstrip(".") or "_"
     return f"{INSTANCES}/{safe[:128]}"

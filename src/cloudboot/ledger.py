@@ -30,7 +30,10 @@ class State(StrEnum):
 
 
 class Marker(NamedTuple):
-    """A semaphore: state, the boot it is from, when (Unix seconds), a digest of the configuration that it ran with."""
+    """A semaphore: state, the boot it is from, when (Unix seconds), a digest of the configuration that it ran with.
+
+    instance: the id of the instance that it ran on, which under a root that is a volume's need not be this one.
+    """
 
     state: State
     boot: str
@@ -38,14 +41,16 @@ class Marker(NamedTuple):
     digest: str = ""
     set_by: str = ""
     stage: str = ""
+    instance: str = ""
 
 
 class Ledger:
-    """The semaphores of one instance. `folder`: the instance's directory (guest path)."""
+    """The semaphores of one instance. folder: the instance's directory (guest path). instance: its id."""
 
-    def __init__(self, host: Host, folder: str) -> None:
+    def __init__(self, host: Host, folder: str, instance: str = "") -> None:
         self.host = host
         self.folder = folder
+        self.instance = instance
         self.boot = (host.text(BOOT_ID) or "").strip() if host.live else "image"
 
     def place(self, frequency: Frequency) -> str:
@@ -75,6 +80,7 @@ class Ledger:
                 values.get("digest", ""),
                 values.get("set_by", ""),
                 values.get("stage", ""),
+                values.get("instance", ""),
             )
         except (ValueError, KeyError, TypeError):
             # Writes are atomic, so this is damage to the disk; to run again is what an interruption means.
@@ -91,7 +97,7 @@ class Ledger:
         """Write a semaphore, durably; and that the module ran on this instance, whatever the frequency."""
         import json
 
-        marker = Marker(state, self.boot, round(self.host.now(), 3), digest, set_by, stage)
+        marker = Marker(state, self.boot, round(self.host.now(), 3), digest, set_by, stage, self.instance)
         content = json.dumps(marker._asdict()).encode()
         places = {f"{self.folder}/ran": 0o600, self.place(frequency): 0o644 if frequency is Frequency.BOOT else 0o600}
         for place, mode in places.items():

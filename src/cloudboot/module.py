@@ -93,6 +93,7 @@ class Module(NamedTuple):
     idle: (
         Callable[[Facts], bool] | None
     )  # proves that there is nothing to do, without which the module would find out at some cost
+    follows: bool  # per instance, it runs again where a root that is a volume's has come to another instance
 
     @property
     def doc(self) -> str:
@@ -114,6 +115,7 @@ def module(
     light: bool = False,
     distros: tuple[str, ...] = (),
     idle: Callable[[Facts], bool] | None = None,
+    follows: bool = False,
 ) -> Callable[[Callable[[Context], None]], Module]:
     """Declare a module. `keys` defaults to those of `schema`; give `()` for one that always runs."""
 
@@ -134,6 +136,7 @@ def module(
             distros,
             tuple(schema or ()),
             idle,
+            follows,
         )
 
     return declare

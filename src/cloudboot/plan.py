@@ -162,7 +162,7 @@ def plan(
     as it will be afterwards.
     """
     status = PlannedStatus(host)
-    ledger = Ledger(host, instances.folder(current.id))
+    ledger = Ledger(host, instances.folder(current.key), current.id)
     status.reset(ledger.boot)
     runner = Runner(host, ledger, merged, current, modules, status, fetcher, kind=kind, image=image, distro=distro)
     shut: dict[str, tuple[str, list[str]]] = {}  # the lock-down of a stage: what is wanted, what is wrong with it

@@ -169,7 +169,7 @@ def find(host: PlannedHost, boot: Boot, asked: Asked) -> Subject:
     """Return the instance that is meant and its data. Raises UsageError where nothing is known of any."""
     identity = instances.load_identity(host)
     known = store.load_instance(host, identity.id) if identity else None
-    kept = store.user_data(host, known.id) if known else (None, None)
+    kept = store.user_data(host, known.key) if known else (None, None)
     if asked.metadata is not None:
         current, data, remark = described(host, boot, asked.metadata)
         given = asked.user_data if asked.user_data is not None else data
@@ -180,10 +180,10 @@ def find(host: PlannedHost, boot: Boot, asked: Asked) -> Subject:
     if known is None:
         return _unknown(host, boot, asked)
     user_data = kept[0] if asked.user_data is None else asked.user_data
-    hardware = instances.decide(identity, instances.hardware_id(host), None)
+    hardware = instances.decide(identity, instances.hardware_id(host), None, known.root)
     if asked.new or hardware.kind is Kind.NEW_WITHOUT_DATA:
         told = f"as a new instance of this disk, {INVENTED.id}, with the metadata of {known.id}"
-        return Subject(known._replace(id=INVENTED.id), Kind.NEW, user_data, kept[1], (told,))
+        return Subject(known._replace(id=INVENTED.id, root=""), Kind.NEW, user_data, kept[1], (told,))
     unchanged = user_data == kept[0]
     told = KEPT if unchanged else "the user data is not what was applied; what ran for this instance has run"
     remarks = (told,)
@@ -218,7 +218,7 @@ def _configure(
     """Make the configuration as the boot would, in the overlay; tell what was not fetched for it."""
     merged = store.load(host, current) if subject.unchanged else None
     if merged is None or merged.volatile:
-        store.adopt(host, current, Identity(current.id, None, current.id), subject.user_data, subject.vendor_data)
+        store.adopt(host, current, Identity(current.key, None, current.id), subject.user_data, subject.vendor_data)
         services = includes.services(host, current, Fetcher() if fetch else Unfetched(), host.log.doing)
         data = (subject.user_data, subject.vendor_data)
         merged = store.config(host, current, *data, boot.schemas(), services)

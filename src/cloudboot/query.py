@@ -111,11 +111,11 @@ def read(host: Host) -> Known:
     if host.live and not host.root.privileged:
         return _for_everybody(host)
     from cloudboot import store
-    from cloudboot.status import load
+    from cloudboot.status import key, load
     from cloudboot.userdata.variables import facts, variables
 
     identity = load_identity(host)
-    instance_id = load(host)["instance"] or (identity.id if identity is not None else None)
+    instance_id = key(load(host)) or (identity.id if identity is not None else None)
     current = store.load_instance(host, instance_id) if instance_id else None
     if current is None:
         return _for_everybody(host, root=host.root.privileged)
@@ -124,10 +124,10 @@ def read(host: Host) -> Known:
     absent: dict[str, str] = {}
     if not shown["ds"]:
         absent["ds"] = f"no metadata was crawled in this boot ({CRAWL} is not there)"
-    own: dict[str, Any] = {"config": _config(host, current.id)}
+    own: dict[str, Any] = {"config": _config(host, current.key)}
     if own["config"] is None:
         absent["config"] = "no configuration has been made for this instance yet"
-    for word, content in zip(("userdata", "vendordata"), store.user_data(host, current.id), strict=True):
+    for word, content in zip(("userdata", "vendordata"), store.user_data(host, current.key), strict=True):
         own[word] = (content or b"").decode("utf-8", "surrogateescape")
     if not host.root.privileged:
         own["config"] = _without_secrets(own["config"])

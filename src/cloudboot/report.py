@@ -134,6 +134,10 @@ def _text(values: dict[str, Any], state: str, note: str, *, long: bool) -> list[
         lines.append(f"note: {values['note']}")
     if values["instance"]:
         lines.append(f"instance: {values['instance']} ({values['kind']}, {values['datasource']})")
+    if values["root"]:
+        root = values["root"]
+        called = f"{root['volume']} ({root['device']})" if root["volume"] else root["device"]
+        lines.append(f"root: {called}, {root['mode']}, UUID {root['uuid']}: it is the machine, whatever the instance")
     if values.get("lease"):
         lines.append(f"lease: {values['lease']}")
     if values["doing"]:

@@ -36,7 +36,7 @@ LISTS = {
 # cloud-init lists runcmd in the config stage (where it only writes the script) and runs it in the final one.
 LISTED_ELSEWHERE = {"runcmd": "cloud_config_modules"}
 # cloud-init has nothing like them: no list that was written for it can name them, or means to leave them out.
-NEVER_LISTED = frozenset({"consume", "consume_programs"})
+NEVER_LISTED = frozenset({"consume", "consume_programs", "kernel_hold"})
 NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
 NAMES = {
     Frequency.ONCE: "on this disk",
@@ -120,10 +120,11 @@ def why(
     distro: str = "",
     digest: str = "",
     rerun_on_change: bool = False,
+    instance: str = "",
 ) -> Decision:
     """Decide whether a module runs, from values alone.
 
-    keys: the configuration's top-level keys. marker: its semaphore under this frequency.
+    keys: the configuration's top-level keys. marker: its semaphore under this frequency. instance: this one's id.
     """
     if module.keys and not keys & set(module.keys):
         return Decision(False, f"the configuration has no {' or '.join(module.keys)}")
@@ -137,6 +138,10 @@ def why(
         return Decision(True, f"it has not run {NAMES[when.frequency]} yet ({when.frequency}, set by {when.set_by})")
     if marker.state is State.STARTED:
         return Decision(True, "its last run was interrupted", resume=not module.converges)
+    if module.follows and marker.instance and marker.instance != instance:
+        return Decision(
+            True, f"the root's volume was attached to {marker.instance} when it ran, and is to {instance} now"
+        )
     if rerun_on_change and digest and marker.digest and marker.digest != digest:
         return Decision(True, "its configuration has changed since it ran (rerun_on_change)")
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(marker.time))
@@ -190,6 +195,7 @@ class Runner:
             distro=self.distro,
             digest=self.digest(module) if module.name in watched else "",
             rerun_on_change=module.name in watched,
+            instance=self.instance.id,
         )
 
     def due(self, stage: Stage) -> list[Module]:

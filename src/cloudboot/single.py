@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from cloudboot import config as configuration
-from cloudboot import modules, store
+from cloudboot import consumed_root, modules, store
 from cloudboot.boot import Boot
 from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.module import Frequency, canonical_name
 from cloudboot.runner import Decision, Timing, select
-from cloudboot.status import RESULT
+from cloudboot.status import RESULT, key
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,7 +55,12 @@ def run_single(
 
 def why_sentence(host: Host, name: str) -> str:
     """Say whether a module ran or not, under which frequency, who set it, what would make it run."""
-    module = find(name)
+    said = _why(host, find(name))
+    about_root = consumed_root.told(host) if canonical_name(name) == "consume" else ""
+    return f"{said} {about_root}".rstrip()
+
+
+def _why(host: Host, module: Module) -> str:
     boot = Boot(host)
     runner = boot.runner()
     if runner is None:
@@ -105,8 +110,8 @@ def find(name: str) -> Module:
 
 def _with(host: Host, boot: Boot, base: configuration.Config, user_data: bytes) -> configuration.Config:
     """Merge more user data on top, for one run; nothing of it is kept."""
-    known = boot.status.values["instance"]
-    current = store.load_instance(host, known)
+    known = key(boot.status.values)
+    current = store.load_instance(host, known) if known else None
     if current is None:
         return base
     extra = store.config(host, current, user_data, None, boot.schemas(), keep=False)

@@ -11,7 +11,7 @@ from cloudboot.problem import Level, Problem
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cloudboot.host import Host
 
@@ -25,8 +25,8 @@ ENDED = ("done", "failed", "skipped")
 class Status:
     """The state of this boot, written down after every change of it.
 
-    `values` is what status.json holds: instance, datasource, stages, modules, errors, recoverable, doing. `on_stage` is
-    called when a stage has begun or ended, and at the end of the boot.
+    `values` is what status.json holds: instance, root (the volume, where the root is on one), datasource, stages,
+    modules, errors, recoverable, doing. `on_stage` is called when a stage has begun or ended, and when the boot ends.
     """
 
     def __init__(self, host: Host) -> None:
@@ -100,6 +100,7 @@ class Status:
         result = {
             "status": verdict(self.values),
             "instance": self.values["instance"],
+            "root": self.values["root"],
             "datasource": self.values["datasource"],
             "errors": self.values["errors"],
             "recoverable": self.values["recoverable"],
@@ -107,6 +108,13 @@ class Status:
         self.host.keep(WriteFile(RESULT, json.dumps(result, indent=1).encode()))
         if self.on_stage is not None:
             self.on_stage()
+
+
+def key(values: Mapping[str, Any]) -> str | None:
+    """Return what the state of the machine of a status is kept under; None if it knows no instance."""
+    root: dict[str, str] = values["root"] or {}
+    found: str | None = root.get("key") or values["instance"]
+    return found
 
 
 def load(host: Host) -> dict[str, Any]:
@@ -132,6 +140,7 @@ def _empty(boot: str) -> dict[str, Any]:
     return {
         "boot": boot,
         "instance": None,
+        "root": None,
         "kind": None,
         "datasource": None,
         "note": "",

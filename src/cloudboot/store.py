@@ -86,7 +86,7 @@ def config(
     ]
     merged = made.config._replace(problems=(*made.config.problems, *left_out))
     if keep:
-        place = folder(instance.id)
+        place = folder(instance.key)
         host.keep(MakeDir(INSTANCES, 0o700))
         host.keep(MakeDir(place, 0o700))
         _place(host, place, made.files, OWNERS_FOLDERS)
@@ -99,7 +99,7 @@ def load(host: Host, instance: Instance) -> Config | None:
     """Return the kept configuration; None if there is none, or the image's files or our program changed since."""
     import json
 
-    stored = host.text(f"{folder(instance.id)}/config.json")
+    stored = host.text(f"{folder(instance.key)}/config.json")
     if not stored:
         return None
     try:
@@ -110,27 +110,27 @@ def load(host: Host, instance: Instance) -> Config | None:
         problems = tuple(_problem(each) for each in values["problems"])
         return Config(values["value"], layers, _marks(values["marks"]), problems, values["volatile"])
     except (ValueError, KeyError, TypeError) as error:
-        host.log.error(f"{folder(instance.id)}/config.json: cannot be read ({error}): made anew")
+        host.log.error(f"{folder(instance.key)}/config.json: cannot be read ({error}): made anew")
         return None
 
 
-def user_data(host: Host, instance_id: str) -> tuple[bytes | None, bytes | None]:
+def user_data(host: Host, key: str) -> tuple[bytes | None, bytes | None]:
     """Return the kept user data and vendor data of an instance."""
-    place = folder(instance_id)
+    place = folder(key)
     return host.read(f"{place}/user-data"), host.read(f"{place}/vendor-data")
 
 
-def load_instance(host: Host, instance_id: str) -> Instance | None:
+def load_instance(host: Host, key: str) -> Instance | None:
     """Return what is kept about an instance."""
     import json
 
-    stored = host.text(f"{folder(instance_id)}/instance.json")
+    stored = host.text(f"{folder(key)}/instance.json")
     if not stored:
         return None
     try:
         return Instance.from_json(json.loads(stored))
     except (ValueError, TypeError) as error:
-        host.log.error(f"{folder(instance_id)}/instance.json: cannot be read ({error})")
+        host.log.error(f"{folder(key)}/instance.json: cannot be read ({error})")
         return None
 
 
@@ -140,7 +140,7 @@ def adopt(
     """Keep an instance and its data, and make it the current one. The identity comes last: only then it counts."""
     import json
 
-    place = folder(instance.id)
+    place = folder(instance.key)
     host.keep(MakeDir("/var/lib/cloudboot", 0o755))
     host.keep(MakeDir(INSTANCES, 0o700))
     host.keep(MakeDir(place, 0o700))
@@ -151,16 +151,14 @@ def adopt(
     host.keep(WriteFile(IDENTITY, json.dumps(identity._asdict()).encode(), 0o600))
 
 
-def note_applied(host: Host, instance_id: str, user_data: bytes | None) -> None:
+def note_applied(host: Host, key: str, user_data: bytes | None) -> None:
     """Remember which user data a new instance was configured with."""
-    host.keep(
-        WriteFile(f"{folder(instance_id)}/user-data.applied", f"{zlib.crc32(user_data or b''):08x}".encode(), 0o600)
-    )
+    host.keep(WriteFile(f"{folder(key)}/user-data.applied", f"{zlib.crc32(user_data or b''):08x}".encode(), 0o600))
 
 
-def changed_since_applied(host: Host, instance_id: str, user_data: bytes | None) -> bool:
+def changed_since_applied(host: Host, key: str, user_data: bytes | None) -> bool:
     """Tell whether the user data is not the one that the instance was configured with (stop, edit, start)."""
-    applied = host.text(f"{folder(instance_id)}/user-data.applied")
+    applied = host.text(f"{folder(key)}/user-data.applied")
     return applied is not None and applied != f"{zlib.crc32(user_data or b''):08x}"
 
 
@@ -190,7 +188,7 @@ def _store(host: Host, instance: Instance, merged: Config) -> None:
         "problems": [_plain_problem(each) for each in merged.problems],
         "volatile": merged.volatile,
     }
-    host.keep(WriteFile(f"{folder(instance.id)}/config.json", json.dumps(content, default=str).encode(), 0o600))
+    host.keep(WriteFile(f"{folder(instance.key)}/config.json", json.dumps(content, default=str).encode(), 0o600))
 
 
 def _plain_marks(marks: Marks) -> list[list[Any]]:

@@ -19,7 +19,7 @@ ROWS = [
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",
     "blank partitioning formatting",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked "
-    "signatures volume_reader volumes root_volume",
+    "signatures volume_reader volumes root_volume consumed_root",
     "ledger commands module scripts written_files packages apt_keys apt_mirrors settings_text lease_units leases volume_programs",
     "modules",
     "store schema runner compose includes check",

@@ -48,6 +48,7 @@ WITHOUT_KEYS = {
     "scripts_per_boot",
     "scripts_per_instance",
     "scripts_user",
+    "kernel_hold",
 }
 
 

@@ -9,6 +9,7 @@ from cloudboot.actions import MakeDir, Remove, Symlink, WriteFile
 from cloudboot.compat import VERSION
 from cloudboot.instance import folder
 from cloudboot.status import RESULT as OUR_RESULT
+from cloudboot.status import key
 from cloudboot.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def publish(host: Host, values: Mapping[str, Any]) -> None:
         errors = [text for name in STAGES.values() for text in told["v1"][name]["errors"]]
         result = {"v1": {"datasource": told["v1"]["datasource"], "errors": errors}}
         host.keep(WriteFile(RESULT, f"{json.dumps(result, indent=1)}\n".encode()))
-        if values["instance"]:
-            finished(host, values["instance"])
+        if (known := key(values)) is not None:
+            finished(host, known)
 
 
 def status(values: Mapping[str, Any], up: float, now: float) -> dict[str, Any]:
@@ -115,11 +116,11 @@ def adopt(host: Host, instance_id: str) -> None:
         host.keep(Symlink(f"{LIB}/data/{path.rpartition('/')[2]}", path))
 
 
-def finished(host: Host, instance_id: str) -> None:
+def finished(host: Host, key: str) -> None:
     """Leave `boot-finished` with the instance, once in a boot."""
     import time
 
-    adopt(host, instance_id)
+    adopt(host, key)
     if host.exists(FINISHED):
         return
     stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(host.now()))

@@ -31,6 +31,7 @@ ORDER = (
     "ssh",
     "set_passwords",
     "consume",
+    "kernel_hold",
     # config
     "lease",
     "wireguard",

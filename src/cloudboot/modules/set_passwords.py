@@ -104,7 +104,7 @@ class _State:
         import json
 
         self.host = ctx.host
-        self.path = f"{folder(ctx.instance.id)}/{STATE}"
+        self.path = f"{folder(ctx.instance.key)}/{STATE}"
         stored = ctx.host.text(self.path)
         try:
             values = json.loads(stored) if stored else {}

@@ -61,6 +61,7 @@ PUBLIC = {"type": "string"}
     },
     keys=(),
     essential=True,
+    follows=True,
 )
 def ssh(ctx: Context) -> None:
     """Give the machine host keys of its own, and the default user and root their authorized keys.

@@ -339,7 +339,7 @@ def _grant(ctx: Context, granted: list[sudoers.Rules], users: tuple[Account, ...
 def _created(ctx: Context) -> list[str]:
     import json
 
-    stored = ctx.host.text(f"{folder(ctx.instance.id)}/{STATE}")
+    stored = ctx.host.text(f"{folder(ctx.instance.key)}/{STATE}")
     try:
         return list(json.loads(stored)) if stored else []
     except ValueError:
@@ -350,4 +350,4 @@ def _note_created(ctx: Context, name: str) -> None:
     import json
 
     names = sorted({*_created(ctx), name})
-    ctx.host.keep(WriteFile(f"{folder(ctx.instance.id)}/{STATE}", json.dumps(names).encode(), 0o600))
+    ctx.host.keep(WriteFile(f"{folder(ctx.instance.key)}/{STATE}", json.dumps(names).encode(), 0o600))
