@@ -55,7 +55,7 @@ class ConsumedRoot(NamedTuple):
 def read(host: Host) -> ConsumedRoot | None:
     """Return what the initramfs has left, None where it has nothing to do with roots on volumes."""
     try:
-        text = host.text(FILE) if host.live else None
+        text = host.text(FILE)
     except OSError:  # for root's eyes
         return None
     if text is None:
@@ -89,7 +89,7 @@ def report(host: Host, status: Status) -> None:
     host.log.info(f"root: {found.called} ({found.mode}), UUID {found.uuid}")
     if found.rebased:
         status.recoverable(f"root: {found.called}: its upper layer is over another image than before")
-    free = shortage(host)
+    free = shortage(host) if host.live else None
     if free is not None:
         told = f"root: {found.called}: is nearly full: {free >> 20} MiB are free: make room, or attach a larger volume"
         status.recoverable(told)
