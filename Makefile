@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= --numprocesses 2 --dist loadgroup
 
 .PHONY: help demo test quick bench compare docs setup boot-setup clean
 
@@ -34,10 +35,11 @@ demo: setup
 	@$(BIN)/cloudboot demo
 
 quick: setup
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(WORKERS) tests/unit
 
+# Two workers: while one boots machines, the other has containers and units.
 test: setup boot-setup
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
 docs: setup
 	$(BIN)/python -m cloudboot.schema > docs/cloud-config.schema.json.new
