@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= --numprocesses 2 --dist loadgroup
 
-.PHONY: help demo test quick bench compare docs setup boot-setup clean
+.PHONY: help demo test quick bench compare powercuts docs setup boot-setup clean
 
 help:
 	@echo "make demo    the main job on a built-in metadata service and a scratch root (no root needed)"
@@ -13,6 +13,7 @@ help:
 	@echo "make quick   the same without the boots"
 	@echo "make docs    write anew what is generated: docs/cloud-config.schema.json, docs/modules"
 	@echo "make compare boot the same user data under Debian's cloud-init and under us, compare the machines (root, 8 minutes)"
+	@echo "make powercuts  cut the power of a machine with a root on a volume 20 times, as root and as overlay (root, 40 minutes)"
 	@echo "make bench   compare with Debian's cloud-init package (root, takes long)"
 
 setup: $(VENV)/ready
@@ -52,6 +53,9 @@ bench: setup boot-setup
 
 compare: setup boot-setup
 	$(BIN)/python tests/compare/run.py
+
+powercuts: setup boot-setup
+	CLOUDBOOT_POWER_CUTS=20 $(BIN)/pytest -s tests/boot/test_root_cuts.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

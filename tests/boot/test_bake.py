@@ -14,6 +14,8 @@ from boot.bed import Overlay, Scratch, Tree, run
 from cloudboot import bake
 from cloudboot.cli import main, open_host
 from cloudboot.errors import ImageError
+from cloudboot.identity_file import plain_root
+from unit.test_root_volume import LINES, SCRIPT
 
 pytestmark = pytest.mark.container
 
@@ -142,3 +144,51 @@ def test_volumes_are_consumed_where_the_image_says_so(view: Overlay) -> None:
 def test_the_running_machine_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bake", "--root", "/"]) == 64
     assert "running machine" in capsys.readouterr().err
+
+
+def in_initramfs(root: str) -> dict[str, str]:
+    """Return what of ours is in a tree's initramfs: path -> content, of the policy; path -> "" of the rest."""
+    initrd = next(f"/boot/{name}" for name in os.listdir(f"{root}/boot") if name.startswith("initrd.img-"))
+    listed = run(["chroot", root, "lsinitramfs", initrd]).stdout.splitlines()
+    found = {name: "" for name in listed if "cloudboot-root" in name}
+    if "conf/cloudboot-root" in found:
+        line = f"unmkinitramfs {initrd} /tmp/out && cat /tmp/out/conf/cloudboot-root /tmp/out/main/conf/cloudboot-root 2>/dev/null"
+        found["conf/cloudboot-root"] = run(["chroot", root, "sh", "-c", f"{line}; rm -r /tmp/out"]).stdout
+    return found
+
+
+def test_the_policy_for_roots_goes_into_the_initramfs(tree_trixie: Tree, scratch: Scratch) -> None:
+    with tree_trixie.overlay(scratch) as view:
+        baked(view.path)
+        assert in_initramfs(view.path) == {}
+        conf = f"{view.path}/etc/cloudboot/conf.d/60-root.yaml"
+        os.makedirs(os.path.dirname(conf), exist_ok=True)
+        with open(conf, "w", encoding="utf-8") as file:
+            file.write("consume: {allow: [root], unsigned: true, match: {label: mine}}\n")
+        baked(view.path)
+        found = in_initramfs(view.path)
+        assert found["conf/cloudboot-root"] == "unsigned yes\notherwise fallback\nwait 30\nrebase no\nlabel mine\n"
+        assert "scripts/local-bottom/cloudboot-root" in found
+        assert {f"usr/lib/cloudboot-root/{tool}" for tool in ("mount", "cp", "e2fsck", "ssh-keygen")} <= set(found)
+        assert baked(view.path) == []
+        # The owner's own update-initramfs asks for the policy of now; without one nothing of ours is left in it.
+        os.unlink(conf)
+        run(["chroot", view.path, "update-initramfs", "-u"], timeout=120)
+        assert in_initramfs(view.path) == {}
+
+
+def test_klibcs_shell_reads_identity_files_as_dash_does(tree_trixie: Tree, scratch: Scratch) -> None:
+    """The initramfs has klibc's sh where busybox is not installed, and that is an older dash with bugs of its own."""
+    texts = [f"root:\n{first}\n{second}\n" for first in LINES for second in LINES] + [f"{line}\n" for line in LINES]
+    loop = '. /script; for file in /texts/*; do read_identity "$file" && echo "$mode $copy $names" || echo; done'
+    with tree_trixie.overlay(scratch) as view:
+        shutil.copy(SCRIPT, f"{view.path}/script")
+        os.mkdir(f"{view.path}/texts")
+        for number, text in enumerate(texts):
+            with open(f"{view.path}/texts/{number:05}", "w", encoding="utf-8") as file:
+                file.write(text)
+        said = run(["chroot", view.path, "env", "CLOUDBOOT_TEST=yes", "/usr/lib/klibc/bin/sh", "-c", loop]).stdout
+    for text, line in zip(texts, said.split("\n")[:-1], strict=True):
+        found = plain_root(text)
+        read = None if found is None else {"mode": "root", "copy": "true", "volume": "", **found}
+        assert line == ("" if read is None else f"{read['mode']} {read['copy']} {read['volume']}"), text

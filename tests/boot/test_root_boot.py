@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.machine
 FIRST, SECOND = "i-0aaaaaaaaaaaaaaa1", "i-0bbbbbbbbbbbbbbb2"
+BOOT = 600.0  # seconds: a first boot copies the image in the initramfs
 USER_DATA = """#cloud-config
 users: [default, {name: app}]
 runcmd:
@@ -94,7 +95,7 @@ def test_root_under_a_newer_image(
 ) -> None:
     with cloud.instance(bookworm_image, FIRST) as machine, cloud.metadata(FIRST, key_pair, "one", USER_DATA):
         machine.boot()
-        machine.wait_ssh(key_pair, "debian")
+        machine.wait_ssh(key_pair, "debian", BOOT)
         asked = inside(machine, key_pair)
         check_identity(asked, FIRST, "root")
         assert "the image's files are copied onto it" in machine.console()
@@ -105,7 +106,7 @@ def test_root_under_a_newer_image(
         terminate(machine)
     with cloud.instance(trixie_image, SECOND) as machine, cloud.metadata(SECOND, other_key, "two", USER_DATA):
         machine.boot()
-        machine.wait_ssh(other_key, "debian")
+        machine.wait_ssh(other_key, "debian", BOOT)
         asked = inside(machine, other_key)
         check_identity(asked, SECOND, "root")
         check_marks(asked, keys)
@@ -123,7 +124,7 @@ def test_root_under_a_newer_image(
 def test_overlay(cloud: Cloud, trixie_image: Image, key_pair: KeyPair, other_key: KeyPair) -> None:
     with cloud.instance(trixie_image, FIRST) as machine, cloud.metadata(FIRST, key_pair, "one", USER_DATA):
         machine.boot()
-        machine.wait_ssh(key_pair, "debian")
+        machine.wait_ssh(key_pair, "debian", BOOT)
         asked = inside(machine, key_pair)
         check_identity(asked, FIRST, "overlay")
         assert asked("findmnt -no FSTYPE /") == "overlay"
@@ -135,7 +136,7 @@ def test_overlay(cloud: Cloud, trixie_image: Image, key_pair: KeyPair, other_key
         terminate(machine)
     with cloud.instance(trixie_image, SECOND) as machine, cloud.metadata(SECOND, other_key, "two", USER_DATA):
         machine.boot()
-        machine.wait_ssh(other_key, "debian")
+        machine.wait_ssh(other_key, "debian", BOOT)
         asked = inside(machine, other_key)
         status = asked.status()
         told = [problem for problem in status["recoverable"] if VOLUME in problem]
@@ -158,7 +159,7 @@ def test_overlay(cloud: Cloud, trixie_image: Image, key_pair: KeyPair, other_key
         cloud.metadata(SECOND, key_pair, "two", "#cloud-config\n{}\n"),
     ):
         machine.boot()
-        machine.wait_ssh(key_pair, "debian")
+        machine.wait_ssh(key_pair, "debian", BOOT)
         asked = inside(machine, key_pair)
         status = asked.status()
         assert any("made over another image" in problem for problem in status["recoverable"]), status

@@ -89,7 +89,7 @@ def booted(machine: Machine, key: KeyPair) -> bool:
     """Boot as far as ssh. False if the emulator has broken the guest's kernel: that is one more cut, at no chosen moment."""
     machine.boot()
     try:
-        machine.wait_ssh(key, "debian")
+        machine.wait_ssh(key, "debian", 600)
     except BedError as error:
         if "the emulator broke its kernel" not in str(error):
             raise
