@@ -74,9 +74,8 @@ def key(host: Host) -> str:
     return found.key if found is not None else ""
 
 
-def report(host: Host, status: Status) -> None:
+def report(host: Host, status: Status, found: ConsumedRoot | None) -> None:
     """Say what became of the root: in status, on the console where it is not the one that was wanted."""
-    found = read(host)
     status.values["root"] = found.to_json() if found is not None and found.used else None
     if found is None:
         return

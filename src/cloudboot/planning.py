@@ -12,7 +12,8 @@ import sys
 from cloudboot import datasource, distro, includes, power, sshd, store
 from cloudboot import instance as instances
 from cloudboot.actions import SwapTree
-from cloudboot.boot import CACHE, Boot
+from cloudboot.boot import Boot
+from cloudboot.crawl import CACHE, schemas
 from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.http import Answer, Fetcher
 from cloudboot.instance import Identity, Instance, Kind
@@ -123,7 +124,7 @@ def make(host: PlannedHost, asked: Asked, index: int | None = None) -> Plan:
     current = subject.instance
     if index is not None:
         current, subject = current._replace(launch_index=index), subject._replace(unchanged=False)
-    merged, left_out = _configure(host, boot, subject, current, fetch=asked.fetch)
+    merged, left_out = _configure(host, subject, current, fetch=asked.fetch)
     return plan(
         host,
         current,
@@ -131,7 +132,7 @@ def make(host: PlannedHost, asked: Asked, index: int | None = None) -> Plan:
         boot.modules,
         kind=subject.kind,
         image=boot.image_facts(),
-        schemas=boot.schemas(),
+        schemas=schemas(),
         fetcher=PlannedFetcher(host, fetch=asked.fetch),
         distro=distro.read(host).name,
         remarks=(*subject.remarks, *left_out),
@@ -212,16 +213,14 @@ def _unknown(host: PlannedHost, boot: Boot, asked: Asked) -> Subject:
     return Subject(INVENTED, Kind.NEW, asked.user_data, None, (told,))
 
 
-def _configure(
-    host: PlannedHost, boot: Boot, subject: Subject, current: Instance, *, fetch: bool
-) -> tuple[Config, list[str]]:
+def _configure(host: PlannedHost, subject: Subject, current: Instance, *, fetch: bool) -> tuple[Config, list[str]]:
     """Make the configuration as the boot would, in the overlay; tell what was not fetched for it."""
     merged = store.load(host, current) if subject.unchanged else None
     if merged is None or merged.volatile:
         store.adopt(host, current, Identity(current.key, None, current.id), subject.user_data, subject.vendor_data)
         services = includes.services(host, current, Fetcher() if fetch else Unfetched(), host.log.doing)
         data = (subject.user_data, subject.vendor_data)
-        merged = store.config(host, current, *data, boot.schemas(), services)
+        merged = store.config(host, current, *data, schemas(), services)
     left_out = [problem for problem in merged.problems if UNFETCHED in problem.text]
     kept = tuple(problem for problem in merged.problems if problem not in left_out)
     return merged._replace(problems=kept), [str(problem._replace(level=Level.ERROR)) for problem in left_out]

@@ -7,6 +7,7 @@ import sys
 from cloudboot import config as configuration
 from cloudboot import consumed_root, modules, store
 from cloudboot.boot import Boot
+from cloudboot.crawl import schemas
 from cloudboot.errors import CloudbootError, UsageError
 from cloudboot.module import Frequency, canonical_name
 from cloudboot.runner import Decision, Timing, select
@@ -114,9 +115,9 @@ def _with(host: Host, boot: Boot, base: configuration.Config, user_data: bytes) 
     current = store.load_instance(host, known) if known else None
     if current is None:
         return base
-    extra = store.config(host, current, user_data, None, boot.schemas(), keep=False)
+    extra = store.config(host, current, user_data, None, schemas(), keep=False)
     problems: list[Problem] = list(extra.problems)
     for problem in problems:
         print(f"cloudboot: {problem}", file=sys.stderr)
     top = extra.layers[0]
-    return configuration.build([top._replace(set_by="the command line's user data"), *base.layers], boot.schemas())
+    return configuration.build([top._replace(set_by="the command line's user data"), *base.layers], schemas())

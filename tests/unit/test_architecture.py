@@ -23,7 +23,7 @@ ROWS = [
     "ledger commands module scripts written_files packages apt_keys apt_mirrors settings_text lease_units leases volume_programs",
     "modules",
     "store schema runner compose includes check",
-    "lease_work lease_report lease_suites lease_verb boot report single compat bake demo plan plan_text planning query disks_verb "
+    "lease_work lease_report lease_suites lease_verb crawl boot report single compat bake demo plan plan_text planning query disks_verb "
     "consume_verb",
     "cli __main__",
 ]
