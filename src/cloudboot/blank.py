@@ -24,7 +24,10 @@ SAMPLES = 64
 # Second copies of superblocks, which outlive a beginning that was zeroed: ext with blocks of 1, 2 and 4 KiB, btrfs.
 COPIES = ((8 << 20) + 1024, 32 << 20, 128 << 20, 64 << 20)
 NOTHING_FOUND = 2  # blkid's exit status
-PROTECTED = ("/", "/usr", "/boot", "/boot/efi", "/efi")
+PROTECTED = (
+    "/", "/usr", "/boot", "/boot/efi", "/efi",
+    "/run/cloudboot/volume", "/run/cloudboot/image",  # under a root that is an overlay
+)  # fmt: skip
 
 
 class Content(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from cloudboot.instance import VOLUME
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class ConsumedRoot(NamedTuple):
     @property
     def key(self) -> str:
         """What stands for the machine where an instance id would; empty if the image itself is booted."""
-        return f"root-{self.uuid}" if self.used else ""
+        return f"{VOLUME}{self.uuid}" if self.used else ""
 
     @property
     def called(self) -> str:
@@ -107,6 +108,15 @@ def told(host: Host) -> str:
     found = read(host)
     if found is None:
         return ""
+    refused = "".join(f" Refused as a root: {text}." for text in found.refused)
     if found.used:
-        return f"The root of this system is {found.called} ({found.mode})."
-    return f"The image itself is booted: {found.reason}."
+        return f"The root of this system is {found.called} ({found.mode}).{refused}"
+    return f"The image itself is booted: {found.reason}.{refused}"
+
+
+def use(host: Host, name: str) -> str | None:
+    """Say in words what a device is for the root of this system; None if it is nothing."""
+    found = read(host)
+    if found is None or not found.used or found.device != name:
+        return None
+    return "is the root of this system" if found.mode == "root" else "holds the upper layer of this system's root"

@@ -5,7 +5,7 @@ It reads what anybody may read; what only root may ask (NVMe controllers, the me
 
 from __future__ import annotations
 
-from cloudboot import blank, disks, store
+from cloudboot import blank, consumed_root, disks, store
 from cloudboot.disks import BLOCK, SECTOR, Disks, Kind
 from cloudboot.errors import CloudbootError
 from cloudboot.instance import load_identity
@@ -55,18 +55,18 @@ def run(
         raise CloudbootError(f"disks: {host.root.outside(BLOCK)} is not there: an image tree has no machine's disks")
     mapping, missing = _mapping(host)
     known = Disks(host, mapping, identify)
-    rows = [each for disk in known.all() for each in _rows(known, disk)]
+    found = rows(known)
     if known.denied:
         missing.append(f"the EC2 names of {', '.join(sorted(known.denied))}: only root may ask an NVMe controller")
-    unread = [row.name for row in rows if disks.properties(host, row.name) is None]
+    unread = [row.name for row in found if disks.properties(host, row.name) is None]
     if unread and not host.root.privileged:
         missing.append(f"what is on {', '.join(unread)}: udev keeps nothing of it, and only root may read the device")
     if arguments.format == "json":
         import json
 
-        write(json.dumps({"disks": [_document(row) for row in rows], "needs_root": missing}, indent=1) + "\n")
+        write(json.dumps({"disks": [_document(row) for row in found], "needs_root": missing}, indent=1) + "\n")
     else:
-        write(text(rows, missing))
+        write(text(found, missing))
     return 0
 
 
@@ -110,6 +110,11 @@ def text(rows: list[Row], missing: list[str]) -> str:
 
 
 # -- what is known
+
+
+def rows(known: Disks) -> list[Row]:
+    """Return all disks, each with its partitions after it."""
+    return [each for disk in known.all() for each in _rows(known, disk)]
 
 
 def _mapping(host: Host) -> tuple[dict[str, str], list[str]]:
@@ -169,6 +174,9 @@ def _users(host: Host, name: str) -> Iterator[str]:
     mounts = [mount for mount in disks.mounts(host) if disks.device_of(host, mount) == name]
     whole = [mount for mount in mounts if mount.root == "/"]  # not the directories that are shown elsewhere too
     yield from dict.fromkeys(mount.target for mount in whole or mounts)
+    found = consumed_root.read(host)
+    if found is not None and found.used and found.device == name and found.mode != "root":
+        yield "/ (upper layer)"
     if any(disks.kernel_name(host, path) == name for path in disks.swaps(host)):
         yield "[swap]"
     for holder in host.listdir(f"{BLOCK}/{name}/holders"):

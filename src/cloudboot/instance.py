@@ -15,6 +15,7 @@ LINK = "/var/lib/cloudboot/instance"
 IDENTITY = "/var/lib/cloudboot/identity.json"
 ASSET_TAG = "/sys/class/dmi/id/board_asset_tag"
 NITRO_ID = r"i-[0-9a-f]{8,17}"
+VOLUME = "root-"  # how a key begins that stands for a root that is a volume's, in place of an instance id
 
 
 class Instance(NamedTuple):
@@ -96,7 +97,7 @@ def decide(previous: Identity | None, hardware: str | None, service: str | None,
         if previous is not None and previous.id == root:
             return Decision(Kind.SAME, root)
         return Decision(Kind.NEW_WITHOUT_DATA if service is None else Kind.NEW, root)
-    if previous is None:
+    if previous is None or previous.id.startswith(VOLUME):  # what is known is of a volume that was the root then
         if service is None:
             return Decision(Kind.NEW_WITHOUT_DATA, hardware) if hardware else Decision(Kind.UNKNOWN, None)
         note = (

@@ -32,7 +32,8 @@ class State(StrEnum):
 class Marker(NamedTuple):
     """A semaphore: state, the boot it is from, when (Unix seconds), a digest of the configuration that it ran with.
 
-    instance: the id of the instance that it ran on, which under a root that is a volume's need not be this one.
+    instance: the id of the instance that it ran on, which under a root that is a volume's need not be this one. again:
+    it had come to an end before, so that not even one that was interrupted is the first.
     """
 
     state: State
@@ -42,6 +43,7 @@ class Marker(NamedTuple):
     set_by: str = ""
     stage: str = ""
     instance: str = ""
+    again: bool = False
 
 
 class Ledger:
@@ -81,6 +83,7 @@ class Ledger:
                 values.get("set_by", ""),
                 values.get("stage", ""),
                 values.get("instance", ""),
+                values.get("again", False),
             )
         except (ValueError, KeyError, TypeError):
             # Writes are atomic, so this is damage to the disk; to run again is what an interruption means.
@@ -91,13 +94,19 @@ class Ledger:
         """Return what is known of a module's last run on this instance, under whatever frequency."""
         return self.find(name, Frequency.INSTANCE)
 
+    def first(self, name: str) -> bool:
+        """Tell whether a module has never come to an end on this instance."""
+        last = self.last(name)
+        return last is None or (last.state is State.STARTED and not last.again)
+
     def note(
         self, name: str, frequency: Frequency, state: State, *, digest: str = "", set_by: str = "", stage: str = ""
     ) -> None:
         """Write a semaphore, durably; and that the module ran on this instance, whatever the frequency."""
         import json
 
-        marker = Marker(state, self.boot, round(self.host.now(), 3), digest, set_by, stage, self.instance)
+        again = not self.first(name)
+        marker = Marker(state, self.boot, round(self.host.now(), 3), digest, set_by, stage, self.instance, again)
         content = json.dumps(marker._asdict()).encode()
         places = {f"{self.folder}/ran": 0o600, self.place(frequency): 0o644 if frequency is Frequency.BOOT else 0o600}
         for place, mode in places.items():

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
-from cloudboot import datasource, distro, includes, power, sshd, store
+from cloudboot import consumed_root, datasource, distro, includes, power, sshd, store
 from cloudboot import instance as instances
-from cloudboot.actions import SwapTree
+from cloudboot.actions import MakeDir, SwapTree, WriteFile
 from cloudboot.boot import Boot
 from cloudboot.crawl import CACHE, schemas
 from cloudboot.errors import CloudbootError, UsageError
@@ -117,8 +117,12 @@ def run(arguments: argparse.Namespace, host: Host, write: Callable[[str], object
 
 def make(host: PlannedHost, asked: Asked, index: int | None = None) -> Plan:
     """Make the plan for one instance. `index`: its launch index instead of the metadata's."""
+    of_root = host.text(consumed_root.FILE)
     for path in FORGOTTEN:
         host.root.remove(path)
+    if of_root is not None:  # the next boot's initramfs leaves the same
+        host.keep(MakeDir(RUN))
+        host.keep(WriteFile(consumed_root.FILE, of_root.encode(), 0o600))
     boot = Boot(host)
     subject = find(host, boot, asked)
     current = subject.instance
@@ -174,21 +178,31 @@ def find(host: PlannedHost, boot: Boot, asked: Asked) -> Subject:
     if asked.metadata is not None:
         current, data, remark = described(host, boot, asked.metadata)
         given = asked.user_data if asked.user_data is not None else data
-        same = known is not None and known.id == current.id and not asked.new
+        same = known is not None and not asked.new and (known.id == current.id or bool(known.root))
         if given is None and same:
             given = kept[0]
+        if known is not None and known.root and same:  # the machine is the volume, its name too
+            current = current._replace(root=known.root, hostname=known.hostname)
         return Subject(current, Kind.SAME if same else Kind.NEW, given, None, (remark,))
     if known is None:
-        return _unknown(host, boot, asked)
+        subject = _unknown(host, boot, asked)
+        root = "" if asked.new else boot.crawl.root_key
+        return subject._replace(instance=subject.instance._replace(root=root))
     user_data = kept[0] if asked.user_data is None else asked.user_data
-    hardware = instances.decide(identity, instances.hardware_id(host), None, known.root)
-    if asked.new or hardware.kind is Kind.NEW_WITHOUT_DATA:
+    hardware = instances.hardware_id(host)
+    decided = instances.decide(identity, hardware, None, known.root)
+    if asked.new or decided.kind is Kind.NEW_WITHOUT_DATA:
         told = f"as a new instance of this disk, {INVENTED.id}, with the metadata of {known.id}"
         return Subject(known._replace(id=INVENTED.id, root=""), Kind.NEW, user_data, kept[1], (told,))
     unchanged = user_data == kept[0]
     told = KEPT if unchanged else "the user data is not what was applied; what ran for this instance has run"
-    remarks = (told,)
-    return Subject(known, Kind.SAME, user_data, kept[1], remarks, unchanged)
+    remarks: tuple[str, ...] = (told,)
+    current = known
+    if known.root and hardware is not None and hardware != known.id:
+        current = known._replace(id=hardware)
+        moved = f"the root's volume has come from {known.id} to {hardware}, whose metadata are not known yet"
+        remarks = (told, moved)
+    return Subject(current, Kind.SAME, user_data, kept[1], remarks, unchanged)
 
 
 def _unknown(host: PlannedHost, boot: Boot, asked: Asked) -> Subject:

@@ -277,7 +277,7 @@ class Runner:
             commands=commands,
             fetcher=self.fetcher,
             marks=self.config.marks,
-            first=last is None or last.state is State.STARTED,
+            first=self.ledger.first(name),
             name=name,
             resume_from=resume_from,
             datasource=self.instance.datasource,

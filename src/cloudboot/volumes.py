@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from cloudboot import blank, disks, fstab, mount_entries, signatures, volume_reader
+from cloudboot import blank, consumed_root, disks, fstab, mount_entries, signatures, volume_reader
 from cloudboot.actions import WriteFile
 from cloudboot.errors import CloudbootError
 from cloudboot.identity_file import Policy, conflicts, judge, parse
@@ -181,7 +181,7 @@ def _first(known: Disks, policy: Policy | None, tags: Mapping[str, str], found: 
     volume, content = known.volume(known.disk_of(found.name)), found.content
     here = Volume(found, volume, State.ACCEPTED)
     if found.use is not None and line_of(known.host, found.name) is None:
-        return here._replace(state=State.IN_USE, reason=found.use)
+        return here._replace(state=State.IN_USE, reason=consumed_root.use(known.host, found.name) or found.use)
     if found.use is None and content.kind not in FILE_SYSTEMS:
         unread = content is volume_reader.SILENT or content.detail.startswith("cannot be read")
         state = State.UNREADABLE if unread else State.NOTHING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,11 @@ class Machine:
     def configure(self, **config: object) -> None:
         plant(self.root, "/etc/cloudboot/cloudboot.yaml", yaml.safe_dump(config))
 
-    def serve(self, instance_id: str = A, data: str = DATA, *faults: str) -> simulator.Simulator:
+    def serve(
+        self, instance_id: str = A, data: str = DATA, *faults: str, keys: Sequence[str] = (tree.KEY,)
+    ) -> simulator.Simulator:
         options = simulator.Options(
-            machine=tree.Machine(instance_id=instance_id),
+            machine=tree.Machine(instance_id=instance_id, ssh_keys=tuple(keys)),
             user_data=data.encode(),
             faults=tuple(parse(fault) for fault in faults),
         )

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from casebook import plant
-from cloudboot import consumed_root
+from cloudboot import blank, consumed_root, disks, disks_verb, planning, root_volume, volumes
+from cloudboot.boot import Boot
+from cloudboot.host import Host
 from cloudboot.instance import Identity, Kind, decide, may_have_moved
 from cloudboot.ledger import Marker, State
 from cloudboot.log import Log
 from cloudboot.module import Frequency, Stage
+from cloudboot.modules.consume import next_root
+from cloudboot.planned import PlannedHost
 from cloudboot.root import Root
 from cloudboot.runner import Timing, why
 from cloudboot.single import why_sentence
+from unit.modules.test_disks import NITRO, PAGES
+from unit.modules.test_disks import host as disks_host
 from unit.test_boot import ASSET, DATA, A, B, Machine
+from unit.test_runner import Killed
 
 UUID = "1f0c8f0e-0000-4000-8000-000000000001"
 KEY = f"root-{UUID}"
 USED = f"state=used\nmode=overlay\ndevice=nvme1n1\nuuid={UUID}\nvolume=vol-0123\nlabel=vendor\nfirst=no\n"
 FALLBACK = "state=fallback\nreason=no volume says that it is the root (waited 30 s)\nrefused=nvme2n1 (vol-9): it is not signed\n"
 KEYS = "/home/debian/.ssh/authorized_keys"
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 C = "i-0cccccccccccccccc"
+OTHER = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'B' * 43} other"
 
 
 @pytest.fixture
@@ -40,13 +51,33 @@ class Rooted(NamedTuple):
 
     def boot(self, *stages: Stage, report: str = USED) -> dict[str, Any]:
         """Boot as after an initramfs that has left this; return the status."""
-        self.machine.root.remove("/run")
-        plant(self.machine.root, consumed_root.FILE, report)
+        self._start(report)
         return self.machine.boot(*stages, new=False).status.values
 
+    def prepare(self) -> Boot:
+        """Return a boot that has not begun."""
+        self._start(USED)
+        return Boot(Host(self.machine.root, Log(self.machine.root, echo=False)))
 
-def host_keys(machine: Machine) -> dict[str, str | None]:
-    return {name: machine.text(f"/etc/ssh/{name}") for name in machine.root.listdir("/etc/ssh") if "host" in name}
+    def _start(self, report: str) -> None:
+        self.machine.root.remove("/run")
+        plant(self.machine.root, consumed_root.FILE, report)
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return user data that gives the machine a host key, which a scratch tree cannot make itself."""
+    file = tmp_path_factory.mktemp("keys") / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    words = {"ed25519_private": file.read_text(), "ed25519_public": Path(f"{file}.pub").read_text()}
+    return f"{DATA}ssh_keys: {json.dumps(words)}\n"
+
+
+def own_host_key(machine: Machine) -> None:
+    """Make the machine's host key another one than the user data's, which only a first run of `ssh` puts back."""
+    content = machine.text(HOST_KEY)
+    assert content is not None
+    plant(machine.root, HOST_KEY, {"content": "mine\n", "mode": 0o600})
 
 
 # -- deciding
@@ -67,6 +98,7 @@ def test_the_volume_decides() -> None:
     ("hardware", "previous", "may"),
     [
         (A, Identity(KEY, A, A), False),
+        (None, Identity(KEY, A, A), True),
         (B, Identity(KEY, A, A), True),
         (None, Identity(KEY, None, A), True),
         (A, None, True),
@@ -74,6 +106,13 @@ def test_the_volume_decides() -> None:
 )
 def test_whether_it_may_have_moved(hardware: str | None, previous: Identity | None, may: bool) -> None:
     assert may_have_moved(previous, hardware) is may
+
+
+def test_a_volume_that_is_no_root_any_more_is_another_machine() -> None:
+    """Its file system boots in another way: what is known there is not of this instance, even if it is the same one."""
+    previous = Identity(KEY, A, A)
+    for hardware, service in itertools.product([None, A, B], repeat=2):
+        assert decide(previous, hardware, service) == decide(None, hardware, service)
 
 
 def test_what_follows_the_instance_runs_again() -> None:
@@ -96,12 +135,12 @@ def test_what_follows_the_instance_runs_again() -> None:
 
 
 @pytest.mark.parametrize("hardware", [True, False])
-def test_another_instance_around_the_same_volume(machine: Machine, hardware: bool) -> None:
+def test_another_instance_around_the_same_volume(machine: Machine, hardware: bool, keyed: str) -> None:
     rooted = Rooted(machine)
     for number, instance in enumerate([A, A, B, B, C]):
         if hardware:
             plant(machine.root, ASSET, f"{instance}\n")
-        with machine.serve(instance, DATA.replace("hostname: web\n", "")):
+        with machine.serve(instance, keyed.replace("hostname: web\n", "")):
             status = rooted.boot()
         assert status["kind"] == ("new" if number == 0 else "same")
         assert status["instance"] == instance
@@ -113,29 +152,31 @@ def test_another_instance_around_the_same_volume(machine: Machine, hardware: boo
         assert machine.root.readlink("/var/lib/cloudboot/instance") == f"instances/{KEY}"
         assert f"CLOUDBOOT_INSTANCE_ID={instance}\n" in (machine.text("/run/cloudboot/instance.env") or "")
         if number == 0:
-            keys, name = host_keys(machine), machine.text("/etc/hostname")
+            name = machine.text("/etc/hostname")
+            own_host_key(machine)
             plant(machine.root, "/etc/motd", "mine")
-        assert host_keys(machine) == keys
+        assert machine.text(HOST_KEY) == "mine\n"
         assert machine.text("/etc/hostname") == name, "the name is the volume's"
         assert machine.text("/etc/motd") == "mine", "what ran once for an instance has run once for the volume"
         ran = [module for module, facts in status["modules"].items() if facts["state"] == "done"]
         assert ("ssh" in ran) == (number in (0, 2, 4)), f"boot {number}: {ran}"
 
 
-def test_the_new_instances_key_may_log_in(machine: Machine) -> None:
+def test_the_new_instances_key_may_log_in(machine: Machine, keyed: str) -> None:
     rooted = Rooted(machine)
     plant(machine.root, ASSET, f"{A}\n")
-    with machine.serve(A):
+    with machine.serve(A, keyed):
         rooted.boot()
-    before = machine.text(KEYS)
-    assert before
-    machine.root.remove(KEYS)
+    old = (machine.text(KEYS) or "").splitlines()
+    assert old
+    own_host_key(machine)
     plant(machine.root, ASSET, f"{B}\n")
-    with machine.serve(B):
+    with machine.serve(B, keyed, keys=[OTHER]):
         rooted.boot(Stage.LOCAL)
         assert machine.text("/run/cloudboot/skip/network") is None, "the login waits for the new instance's keys"
         machine.boot(Stage.NETWORK, new=False)
-        assert machine.text(KEYS) == before
+        assert set((machine.text(KEYS) or "").splitlines()) == {*old, OTHER}
+        assert machine.text(HOST_KEY) == "mine\n"
         assert "was attached to" in why_sentence(machine.boot(Stage.FINAL, new=False).host, "ssh")
 
 
@@ -149,21 +190,22 @@ def test_a_settled_boot_on_the_same_instance_starts_nothing(machine: Machine) ->
     assert machine.text("/run/cloudboot/skip/network") == ""
 
 
-def test_an_outage_on_another_instance_changes_no_key(machine: Machine) -> None:
+def test_an_outage_on_another_instance_changes_no_key(machine: Machine, keyed: str) -> None:
     rooted = Rooted(machine)
     plant(machine.root, ASSET, f"{A}\n")
-    with machine.serve(A):
+    with machine.serve(A, keyed):
         rooted.boot()
-    keys = host_keys(machine)
+    own_host_key(machine)
     plant(machine.root, ASSET, f"{B}\n")
     status = rooted.boot()
     assert status["kind"] == "same"
     assert status["instance"] == B
-    assert host_keys(machine) == keys
+    assert machine.text(HOST_KEY) == "mine\n"
     assert machine.result()["status"] == "degraded"
-    with machine.serve(B):  # the next boot makes up for it
+    with machine.serve(B, keyed):  # the next boot makes up for it
         status = rooted.boot()
         assert "was attached to" in status["modules"]["ssh"]["reason"]
+    assert machine.text(HOST_KEY) == "mine\n"
 
 
 def test_a_new_volume_on_a_known_instance_is_a_new_machine(machine: Machine) -> None:
@@ -179,10 +221,40 @@ def test_plan_of_a_moved_root(machine: Machine) -> None:
     plant(machine.root, ASSET, f"{A}\n")
     with machine.serve(A):
         rooted.boot()
-    from cloudboot.cli import main
-
     plant(machine.root, ASSET, f"{B}\n")
-    assert main(["plan", "--root", machine.root.outside("/")]) in (0, 2)
+    asked = planning.Asked()
+    made = planning.make(PlannedHost(Host(machine.root, Log(machine.root, echo=False))), asked)
+    assert (made.instance.id, made.instance.root) == (B, KEY)
+    assert any(f"has come from {A} to {B}" in text for text in made.remarks)
+    runs = {part.module: part.reason for part in made.parts if part.runs}
+    assert f"was attached to {A} when it ran" in runs["ssh"]
+    assert "users_groups" not in runs
+
+
+def test_an_interrupted_run_on_another_instance_is_no_first_run(machine: Machine, keyed: str) -> None:
+    """A volume that moved and lost its power while the keys were let in keeps its host keys."""
+    rooted = Rooted(machine)
+    plant(machine.root, ASSET, f"{A}\n")
+    with machine.serve(A, keyed):
+        rooted.boot()
+    own_host_key(machine)
+    plant(machine.root, ASSET, f"{B}\n")
+    with machine.serve(B, keyed):
+        boot = rooted.prepare()
+
+        def cut(_: int, action: object) -> None:
+            if getattr(action, "path", "").endswith("/ran/ssh") and b'"started"' in getattr(action, "content", b""):
+                boot.host.on_change = die
+
+        def die(_: int, action: object) -> None:
+            raise Killed
+
+        boot.host.on_change = cut
+        with pytest.raises(Killed):
+            boot.run(list(Stage))
+        status = rooted.boot()
+    assert status["modules"]["ssh"]["reason"] == "its last run was interrupted"
+    assert machine.text(HOST_KEY) == "mine\n"
 
 
 # -- what is said
@@ -247,3 +319,73 @@ def test_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: in
     root = Root(str(tmp_path))
     found = consumed_root.shortage(Host(root, Log(root, echo=False)))
     assert (found is not None) == nearly
+
+
+# -- what the verbs show
+
+
+def test_plan_shows_the_packages_that_are_held(machine: Machine) -> None:
+    rooted = Rooted(machine)
+    plant(machine.root, ASSET, f"{A}\n")
+    plant(machine.root, "/usr/bin/apt-mark", {"content": "", "mode": 0o755})
+    plant(machine.root, "/var/lib/dpkg/status", "Package: linux-image-6.1\nStatus: install ok installed\n")
+    with machine.serve(A):
+        rooted.boot()
+
+    def planned() -> set[str]:
+        made = planning.make(PlannedHost(Host(machine.root, Log(machine.root, echo=False))), planning.Asked())
+        return {part.module for part in made.parts if part.runs}
+
+    assert "kernel_hold" in planned()
+    plant(machine.root, "/var/lib/dpkg/status", "Package: linux-image-6.1\nStatus: hold ok installed\n")
+    assert "kernel_hold" not in planned()
+
+
+def test_metadata_of_another_instance_in_a_plan(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> None:
+    rooted = Rooted(machine)
+    with machine.serve(A):
+        rooted.boot()
+    file = tmp_path_factory.mktemp("metadata") / "b.yaml"
+    file.write_text(f"{{instance-id: {B}, local-hostname: other}}")
+    host = PlannedHost(Host(machine.root, Log(machine.root, echo=False)))
+    made = planning.make(host, planning.Asked(metadata=str(file)))
+    assert (made.kind, made.instance.id, made.instance.root) == (Kind.SAME, B, KEY)
+    assert made.instance.hostname != "other"
+    again = planning.make(PlannedHost(host), planning.Asked(metadata=str(file), new=True))
+    assert (again.kind, again.instance.root) == (Kind.NEW, "")
+
+
+@pytest.mark.parametrize(
+    ("mode", "target", "words", "shown"),
+    [
+        ("root", "/", "is the root of this system", ("/",)),
+        ("overlay", "/run/cloudboot/volume", "holds the upper layer of this system's root", ("/run/cloudboot/volume", "/ (upper layer)")),
+    ],
+)  # fmt: skip
+def test_a_volume_that_is_the_root_is_named_so(
+    tmp_path: Path, mode: str, target: str, words: str, shown: tuple[str, ...]
+) -> None:
+    def pages(path: str) -> bytes:
+        return PAGES[path.rpartition("/")[2]]
+
+    host = disks_host(tmp_path, NITRO, {})
+    plant(host.root, consumed_root.FILE, USED.replace("overlay", mode))
+    plant(host.root, "/proc/self/mountinfo", f"27 1 259:9 / {target} rw - ext4 /dev/nvme1n1 rw\n")
+    plant(host.root, "/sys/dev/block/259:9", {"link": "../../devices/nvme1n1"})
+    (volume,) = [each for each in volumes.classes(disks.Disks(host, {}, pages)) if each.name == "nvme1n1"]
+    assert volume.verdict == f"in use: {words}"
+    rows = [row for row in disks_verb.rows(disks.Disks(host, {}, pages)) if row.name == "nvme1n1"]
+    assert rows[0].mounted == shown
+    assert "nvme1n1" in blank.system_disks(host)
+
+
+def test_what_the_next_boot_makes_of_another_root(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    host = Host(root, Log(root, echo=False))
+    assert next_root(host) == "this image is not baked for it"
+    plant(root, root_volume.SCRIPT, "")
+    assert next_root(host) == "it is taken by the initramfs at the next boot"
+    plant(root, consumed_root.FILE, FALLBACK)
+    assert next_root(host) == "it is taken by the initramfs at the next boot"
+    plant(root, consumed_root.FILE, USED)
+    assert next_root(host).startswith("vol-0123 (nvme1n1) is that already")

@@ -286,11 +286,12 @@ def per(host: Host, words: list[str]) -> int:
         return 0
     if frequency == "instance":
         from cloudboot.instance import load_identity
+        from cloudboot.status import load
 
         identity = load_identity(host)
         if identity is None:
             raise CloudbootError("no instance is known yet")
-        files.adopt(host, identity.id)
+        files.adopt(host, identity.id, load(host)["instance"] or identity.id)
     ran = host.spawn(command, output=1)
     host.keep(MakeDir(folder))
     host.keep(WriteFile(mark, f"{ran.status}\t{int(host.now())}\n".encode()))

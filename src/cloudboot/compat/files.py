@@ -48,7 +48,7 @@ def publish(host: Host, values: Mapping[str, Any]) -> None:
         result = {"v1": {"datasource": told["v1"]["datasource"], "errors": errors}}
         host.keep(WriteFile(RESULT, f"{json.dumps(result, indent=1)}\n".encode()))
         if (known := key(values)) is not None:
-            finished(host, known)
+            finished(host, known, values["instance"] or known)
 
 
 def status(values: Mapping[str, Any], up: float, now: float) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def publish_instance(host: Host, variables: Mapping[str, Any]) -> None:
         host.keep(Symlink(f"{RUN}/cloud-id", f"cloud-id-{cloud}"))
 
 
-def adopt(host: Host, instance_id: str) -> None:
-    """Make `/var/lib/cloud/instance` this instance's, with ways to what we keep (root)."""
-    ours = folder(instance_id)
+def adopt(host: Host, key: str, instance_id: str) -> None:
+    """Make `/var/lib/cloud/instance` this instance's, with ways to what we keep under `key` (root)."""
+    ours = folder(key)
     name = ours.rpartition("/")[2]
     place = f"{LIB}/instances/{name}"
     for path in (LIB, f"{LIB}/data", f"{LIB}/instances", place):
@@ -116,11 +116,11 @@ def adopt(host: Host, instance_id: str) -> None:
         host.keep(Symlink(f"{LIB}/data/{path.rpartition('/')[2]}", path))
 
 
-def finished(host: Host, key: str) -> None:
+def finished(host: Host, key: str, instance_id: str) -> None:
     """Leave `boot-finished` with the instance, once in a boot."""
     import time
 
-    adopt(host, key)
+    adopt(host, key, instance_id)
     if host.exists(FINISHED):
         return
     stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(host.now()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cloudboot import disks, fstab, mount_entries, volume_programs, volumes
+from cloudboot import consumed_root, disks, fstab, mount_entries, root_volume, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
 from cloudboot.errors import CloudbootError, ConfigError
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cloudboot.fstab import Entry
+    from cloudboot.host import Host
     from cloudboot.identity_file import Identity
 
 WATCH = "/run/cloudboot/consume/watch"  # volumes that are attached from now on are consumed by the unit
-ROOT_HOOK = "/usr/share/initramfs-tools/scripts/local-bottom/cloudboot-root"
 MOUNT_LIMIT, CHECK_LIMIT = 30, 120  # seconds
 LIVE = "volumes are those of the running machine"
 
@@ -104,9 +104,8 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
         if accepted(each, "run"):
             volume_programs.prepare(ctx, each)
         elif accepted(each, "root"):
-            baked = host.exists(ROOT_HOOK)
-            when = "it is taken by the initramfs at the next boot" if baked else "this image is not baked for it"
-            ctx.report(f"{each.called}: wants to be the root of the system: {when}", ("consume",), Level.WARNING)
+            told_of = f"{each.called}: wants to be the root of the system: {next_root(host)}"
+            ctx.report(told_of, ("consume",), Level.WARNING)
 
 
 def accepted(volume: Volume, action: str) -> bool:
@@ -121,6 +120,16 @@ def told(ctx: Context, volume: Volume) -> None:
         ctx.report(text, ("consume",))
     else:
         ctx.host.log.info(f"consume: {text}")
+
+
+def next_root(host: Host) -> str:
+    """Say in words what the next boot makes of a volume that is not the root now and says that it is one."""
+    if not host.exists(root_volume.SCRIPT):
+        return "this image is not baked for it"
+    root = consumed_root.read(host)
+    if root is not None and root.used:
+        return f"{root.called} is that already: with both attached the next boot takes neither: detach one"
+    return "it is taken by the initramfs at the next boot"
 
 
 # -- mount

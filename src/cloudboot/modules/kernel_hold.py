@@ -16,7 +16,7 @@ INSTALLED = "install ok installed"
 
 def held(facts: Facts) -> bool:
     """Prove that no kernel package has to be held."""
-    return not to_hold(facts.host)
+    return not facts.instance.root or not to_hold(facts.host)
 
 
 @module(stage=Stage.NETWORK, frequency=Frequency.ALWAYS, keys=(), idle=held)
