@@ -146,8 +146,8 @@ class Boot:
         if not crawl.done():
             before = known.kind
             crawl.ask()
-            late = crawl.known().kind is Kind.NEW and before is not Kind.NEW
-            if late or crawl.changed:
+            # New already: the network stage had all of it, and could not keep it.
+            if before is not Kind.NEW and (crawl.known().kind is Kind.NEW or crawl.changed):
                 # The login was let through before the service could say that this is another machine, or that the
                 # owner has changed the user data.
                 self._run(Stage.NETWORK)
@@ -294,4 +294,7 @@ class Boot:
     def _publish(self) -> None:
         from cloudboot.compat import files
 
-        files.publish(self.host, self.status.values)
+        try:
+            files.publish(self.host, self.status.values)
+        except OSError as error:  # a full disk: nothing of ours hangs on them
+            self.host.log.error(f"cloud-init's files: {error.strerror}")

@@ -41,7 +41,7 @@ class Crawl:
 
     image: the image's configuration. boot_id: of this boot. deadline: seconds that the service is waited for. root:
     what became of a root on a volume; root_key: its key, empty if it is none. changed: what was fetched is not what
-    was kept.
+    was kept. kept: what was fetched is on the disk, for the later stages; else each of them asks again.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Crawl:
         self.root = consumed_root.read(host)
         self.root_key = self.root.key if self.root is not None else ""
         self.changed = False
+        self.kept = True
         self._loaded: tuple[Instance, Config] | None = None  # read once in a process, until a crawl
 
     # -- what is known
@@ -126,6 +127,8 @@ class Crawl:
             self.status.values["crawled"] = None
             if known.kind is not Kind.SAME:
                 self._without_metadata(known, switched_off=isinstance(error, MetadataDisabled))
+        except OSError as error:
+            self._not_kept(error)
         finally:
             self.status.doing("")
 
@@ -157,12 +160,15 @@ class Crawl:
             current = current._replace(hostname=earlier.hostname)  # the name is the volume's
         # All that the configuration is made from, but for the image's files, which `load` looks at itself.
         same = kept == given and earlier is not None and _selectors(earlier) == _selectors(current)
-        if not same:  # a power cut may not leave the new data with what was made from the old
-            host.keep(Remove(f"{instance.folder(current.key)}/config.json"))
-        store.adopt(host, current, identity, fetched.user_data, fetched.vendor_data)
-        if decided.kind is Kind.NEW:
-            store.note_applied(host, current.key, fetched.user_data)
-        elif store.changed_since_applied(host, current.key, fetched.user_data):
+        try:
+            if not same:  # a power cut may not leave the new data with what was made from the old
+                host.keep(Remove(f"{instance.folder(current.key)}/config.json"))
+            store.adopt(host, current, identity, fetched.user_data, fetched.vendor_data)
+            if decided.kind is Kind.NEW:
+                store.note_applied(host, current.key, fetched.user_data)
+        except OSError as error:
+            self._not_kept(error)
+        if decided.kind is not Kind.NEW and store.changed_since_applied(host, current.key, fetched.user_data):
             self.status.values["note"] = "the user data has changed since it was applied"
             host.log.say(self.status.values["note"])
         kind = decided.kind
@@ -178,7 +184,7 @@ class Crawl:
         for problem in merged.problems:
             (host.log.info if problem.level == "deprecated" else host.log.warning)(str(problem))
         self._export(current, found.platform)
-        self.status.values["crawled"] = self.boot_id
+        self.status.values["crawled"] = self.boot_id if self.kept else None
         self.status.store()
         if host.keep(Remove(PENDING)) and host.live:
             host.run(["systemctl", "stop", "--no-block", "cloudboot-retry.timer"], accept=(0, 1, 5))
@@ -224,7 +230,19 @@ class Crawl:
 
     def _configure(self, current: Instance, data: tuple[bytes | None, bytes | None], *, online: bool) -> Config:
         """Make the configuration of user data and vendor data, and keep it. Raises NeedsNetwork if not `online`."""
-        return store.config(self.host, current, *data, schemas(), self._services(current, online=online))
+        services = self._services(current, online=online)
+        try:
+            return store.config(self.host, current, *data, schemas(), services)
+        except OSError as error:
+            self._not_kept(error)
+            return store.config(self.host, current, *data, schemas(), services, keep=False)
+
+    def _not_kept(self, error: OSError) -> None:
+        """Go on without keeping what was fetched: a full disk may not stop the login from being set up."""
+        self.kept = False
+        told = f"{error.filename or instance.INSTANCES}: {error.strerror}: what was fetched counts for this boot only"
+        self.host.log.error(told)
+        self.status.error(told)
 
     def _services(self, current: Instance, *, online: bool) -> Services:
         """Return what reading user data needs: URLs, files, the variables of templates."""

@@ -82,6 +82,9 @@ class Includes:
             return kept
         finally:
             self.say("")
-        self.host.keep(MakeDir(self.folder, 0o700))
-        self.host.keep(WriteFile(path, content, 0o600))
+        try:
+            self.host.keep(MakeDir(self.folder, 0o700))
+            self.host.keep(WriteFile(path, content, 0o600))
+        except OSError as error:  # a full disk: fetched again at the next boot
+            self.host.log.error(f"include: {shown(url)}: not kept: {error.strerror}")
         return content

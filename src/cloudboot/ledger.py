@@ -102,13 +102,22 @@ class Ledger:
     def note(
         self, name: str, frequency: Frequency, state: State, *, digest: str = "", set_by: str = "", stage: str = ""
     ) -> None:
-        """Write a semaphore, durably; and that the module ran on this instance, whatever the frequency."""
+        """Write a semaphore, durably; and that the module ran on this instance, whatever the frequency.
+
+        Raises OSError where one of them cannot be written.
+        """
         import json
 
         again = not self.first(name)
         marker = Marker(state, self.boot, round(self.host.now(), 3), digest, set_by, stage, self.instance, again)
         content = json.dumps(marker._asdict()).encode()
         places = {f"{self.folder}/ran": 0o600, self.place(frequency): 0o644 if frequency is Frequency.BOOT else 0o600}
+        failed: OSError | None = None
         for place, mode in places.items():
-            self.host.keep(MakeDir(place, 0o755 if place == BOOT else 0o700))
-            self.host.keep(WriteFile(f"{place}/{name}", content, mode))
+            try:
+                self.host.keep(MakeDir(place, 0o755 if place == BOOT else 0o700))
+                self.host.keep(WriteFile(f"{place}/{name}", content, mode))
+            except OSError as error:  # a full disk: what is in /run counts in this boot
+                failed = error
+        if failed is not None:
+            raise failed

@@ -252,7 +252,11 @@ class Runner:
             commands = [entry for entries in outcomes.values() for entry in entries]
             modules[name] = {**facts, "commands": commands}
         results = {"boot": self.ledger.boot, "output": OUTPUT, "modules": modules}
-        self.host.keep(WriteFile(f"{self.ledger.folder}/results.json", json.dumps(results, indent=1).encode(), 0o600))
+        path = f"{self.ledger.folder}/results.json"
+        try:
+            self.host.keep(WriteFile(path, json.dumps(results, indent=1).encode(), 0o600))
+        except OSError as error:
+            self.status.recoverable(f"{path}: cannot be written: {error.strerror}")
 
     def run(self, module: Module, when: Timing, decision: Decision, *, resume_from: int | None = None) -> bool:
         """Run one module and record what became of it; return whether it succeeded.
@@ -287,12 +291,15 @@ class Runner:
         host.log.info(f"runs: {decision.reason}")
         self.status.doing(name)
         # What runs every time and converges is run again whatever became of it: no need to wait for the disk first.
+        unnoted = ""
         if when.frequency is not Frequency.ALWAYS or not module.converges or last is None:
-            self.ledger.note(name, when.frequency, State.STARTED, digest=digest, set_by=when.set_by, stage=module.stage)
+            unnoted = self._note(module, when, State.STARTED, digest)
         changes, recorded, began = len(host.changes), len(host.recorded), self.clock()
         error = ""
         pointer: Pointer = ()
         try:
+            if unnoted and not module.converges:
+                raise CloudbootError(f"not run, it might be run twice: {unnoted}")
             module.function(context)
         except NeedsNetwork:
             host.log.context = outer
@@ -308,7 +315,10 @@ class Runner:
             context.fail(error, pointer)
         failures = [*context.failures, *map(_command_failure, commands.failed)]
         state = State.FAILED if failures else State.DONE
-        self.ledger.note(name, when.frequency, state, digest=digest, set_by=when.set_by, stage=module.stage)
+        unnoted = self._note(module, when, state, digest) or unnoted
+        if unnoted and module.converges:
+            context.fail(unnoted)
+            state = State.FAILED
         self._record(module, when, decision, state, context, commands, changes, recorded, began)
         host.log.context = outer
         return state is State.DONE
@@ -322,6 +332,17 @@ class Runner:
         return f"{zlib.crc32(json.dumps(part, sort_keys=True, default=str).encode()):08x}"
 
     # -- how
+
+    def _note(self, module: Module, when: Timing, state: State, digest: str) -> str:
+        """Write a semaphore; return in words that it could not be, empty if it was.
+
+        On a full disk what converges runs all the same: the login hangs on it.
+        """
+        try:
+            self.ledger.note(module.name, when.frequency, state, digest=digest, set_by=when.set_by, stage=module.stage)
+        except OSError as error:
+            return f"that it ran cannot be noted: {error.strerror}"
+        return ""
 
     def _has_run(self, module: Module, stage: Stage) -> bool:
         """Tell whether a module has run in this run of its stage, with the configuration as it is now."""

@@ -55,8 +55,11 @@ def image(host: Host) -> tuple[Layer, list[Problem]]:
     problems: list[Problem] = []
     layer = configuration.image_layer(host, problems)
     content = {"stamp": stamp, "layer": _plain_layer(layer), "problems": [_plain_problem(each) for each in problems]}
-    host.keep(MakeDir("/var/lib/cloudboot", 0o755))
-    host.keep(WriteFile(IMAGE_CACHE, json.dumps(content).encode(), 0o600))
+    try:
+        host.keep(MakeDir("/var/lib/cloudboot", 0o755))
+        host.keep(WriteFile(IMAGE_CACHE, json.dumps(content).encode(), 0o600))
+    except OSError as error:  # a full disk: read again by the next stage
+        host.log.error(f"{IMAGE_CACHE}: {error.strerror}")
     return layer, problems
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from casebook import plant
+from casebook import ScratchHost, plant
 from cloudboot import blank, consumed_root, disks, disks_verb, planning, root_volume, volumes
 from cloudboot.boot import Boot
 from cloudboot.host import Host
@@ -24,6 +24,7 @@ from cloudboot.planned import PlannedHost
 from cloudboot.root import Root
 from cloudboot.runner import Timing, why
 from cloudboot.single import why_sentence
+from cloudboot.status import Status
 from unit.modules.test_disks import NITRO, PAGES
 from unit.modules.test_disks import host as disks_host
 from unit.test_boot import ASSET, DATA, A, B, Machine
@@ -389,3 +390,19 @@ def test_what_the_next_boot_makes_of_another_root(tmp_path: Path) -> None:
     assert next_root(host) == "it is taken by the initramfs at the next boot"
     plant(root, consumed_root.FILE, USED)
     assert next_root(host).startswith("vol-0123 (nvme1n1) is that already")
+
+
+def test_a_nearly_full_root_is_said_in_status_and_on_the_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(Root(str(tmp_path)), consumed_root.FILE, USED)
+    host = ScratchHost(Root(str(tmp_path)))
+    status = Status(host)
+    consumed_root.report(host, status, consumed_root.read(host))
+    before = list(status.values["recoverable"])
+    state = os.statvfs_result((4096, 4096, 1 << 20, 1 << 13, 1 << 13, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: state)
+    consumed_root.report(host, status, consumed_root.read(host))
+    (said,) = [text for text in status.values["recoverable"] if text not in before] or before
+    assert said == "root: vol-0123 (nvme1n1): is nearly full: 32 MiB are free: make room, or attach a larger volume"
+    assert said in host.console
