@@ -21,6 +21,7 @@ ORDER = (
     "growpart",
     "resizefs",
     "disk_setup",
+    "instance_store",
     "mounts",
     "set_hostname",
     "update_hostname",

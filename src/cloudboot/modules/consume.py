@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cloudboot import disks, fstab, mount_entries, volume_programs, volumes
+from cloudboot import disks, fstab, mount_entries, mount_points, udev, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
 from cloudboot.errors import CloudbootError, ConfigError
@@ -77,11 +77,11 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
     host.keep(MakeDir("/run/cloudboot/consume", 0o700))
     host.keep(WriteFile(WATCH, b""))
     host.log.doing("looks at the volumes that are attached")
-    volumes.settle(host)
+    udev.settle(host)
     for line in volumes.consumed(host):  # systemd may be about to mount what an earlier boot has accepted
         node = disks.node_of(line.source)
         if node is not None and host.exists(node):
-            mount_entries.leave_to_systemd(host, line.target)
+            mount_points.leave_to_systemd(host, line.target)
     found = volumes.survey(known, policy, volumes.tags_of(host, ctx.commands.folder), names)
     host.log.doing("")
     for each in found:
@@ -142,7 +142,7 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     host = ctx.host
     if volume.found.use is None:
         host.mkdir(line.target)
-        mount_entries.leave_to_systemd(host, line.target)
+        mount_points.leave_to_systemd(host, line.target)
         if disks.mounted(host, host.root.resolve(line.target)) is None:
             if identity.check and volume.found.content.kind in volumes.CHECKED:
                 # 1: errors were corrected

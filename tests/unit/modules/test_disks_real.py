@@ -5,78 +5,22 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from boot.bed import Disk, Machine, Namespace, Scratch, Trees, missing_tools, prepare_machine
+from boot.bed import Disk, Machine, Namespace, Scratch, Trees, prepare_machine
 from boot.bed.command import run
 from boot.bed.disks import blank, filesystem, gpt_image
-from casebook import NoFetcher
 from cloudboot import disks, filesystems, swapfile
-from cloudboot.commands import Commands
 from cloudboot.disks import Disks
-from cloudboot.host import Host
-from cloudboot.instance import Instance
-from cloudboot.log import Log
-from cloudboot.module import Context
 from cloudboot.modules import growpart as growpart_file
 from cloudboot.modules import mounts as mounts_file
 from cloudboot.modules import resizefs as resizefs_file
-from cloudboot.process import Result, spawn
-from cloudboot.root import Root
+from unit.modules.treehost import TreeHost, needs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-
-def needs(tier: str) -> None:
-    """Skip where the tools are missing; in CI that is a failure."""
-    reason = missing_tools(tier)
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    if reason:
-        pytest.skip(reason)
-
-
-class TreeHost(Host):
-    """A host in a tree with the machine's own /dev, /proc and /sys, that believes to be live: tools run in a chroot."""
-
-    def __init__(self, directory: str) -> None:
-        root = Root(directory)
-        super().__init__(root, Log(root, echo=False))
-        self.live = True
-
-    def spawn(self, argv: Sequence[str], **options: Any) -> Result:
-        return spawn(["chroot", self.root.directory, *argv], **options)
-
-    def text(self, path: str) -> str | None:
-        # What is mounted, as a process in the tree sees it; its root is no mount of a disk.
-        if path == "/proc/self/mountinfo":
-            return self.spawn(["cat", path]).output
-        return super().text(path)
-
-    def context(self, name: str, config: dict[str, Any]) -> Context:
-        """Return what a module gets."""
-        return Context(
-            host=self, config=config, instance=Instance("i-0123456789abcdef0", "Ec2"), image={}, name=name, marks={},
-            commands=Commands(self, "/var/lib/cloudboot/instance", name), fetcher=NoFetcher(), first=True,
-        )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    needs("container")
-    with Scratch() as made:
-        yield made
-
-
-@pytest.fixture
-def host(scratch: Scratch) -> Iterator[TreeHost]:
-    with Trees() as trees, trees.get("trixie").overlay(scratch) as tree:
-        for name in ("dev", "proc", "sys"):
-            run(["mount", "--bind", f"/{name}", f"{tree.path}/{name}"])
-        yield TreeHost(tree.path)
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
