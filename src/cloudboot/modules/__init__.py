@@ -23,6 +23,7 @@ ORDER = (
     "disk_setup",
     "instance_store",
     "mounts",
+    "growfs",
     "set_hostname",
     "update_hostname",
     "update_etc_hosts",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cloudboot import disks, fstab, mount_entries, mount_points, udev, volume_programs, volumes
+from cloudboot import disks, filesystems, fstab, mount_entries, mount_points, udev, volume_programs, volumes
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
 from cloudboot.errors import CloudbootError, ConfigError
@@ -157,3 +157,6 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     there = host.look(line.target)
     if identity.owner and there is not None and "ro" not in line.words:
         host.set_access(line.target, there.mode, identity.owner)
+    looked_at = volume.found.use is not None or not host.planned  # nothing is mounted for a plan
+    if mounted is not None and looked_at and mounted.kind in filesystems.GROWABLE and "ro" not in line.words:
+        filesystems.grow(host, mounted)  # the volume may have been made larger

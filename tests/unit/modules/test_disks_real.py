@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from boot.bed.command import run
 from boot.bed.disks import blank, filesystem, gpt_image
 from cloudboot import disks, filesystems, swapfile
 from cloudboot.disks import Disks
+from cloudboot.modules import growfs as growfs_file
 from cloudboot.modules import growpart as growpart_file
 from cloudboot.modules import mounts as mounts_file
 from cloudboot.modules import resizefs as resizefs_file
@@ -107,6 +108,35 @@ def test_a_mounted_file_system_grows_once(
     state = os.statvfs(f"{host.root.directory}/grow")
     assert state.f_blocks * state.f_frsize > (large - 80) << 20
     assert host.spawn(["umount", "/grow"]).ok
+
+
+@pytest.mark.container
+@pytest.mark.parametrize(("kind", "small", "large"), [("xfs", 320, 600), ("btrfs", 128, 300)])
+@pytest.mark.parametrize("by", ["mounts", "growpart"])
+def test_a_volume_that_was_made_larger_is_used_to_its_end(
+    host: TreeHost, loop: Callable[[int], str], scratch: Scratch, kind: str, small: int, large: int, by: str
+) -> None:
+    name = loop(small)
+    assert host.spawn([f"mkfs.{kind}", "-q", f"/dev/{name}"]).ok
+    options = "defaults,nofail,x-systemd.growfs" if by == "mounts" else "defaults,nofail"
+    config: dict[str, Any] = {"mounts": [[f"/dev/{name}", "/data", kind, options]]}
+    if by == "growpart":
+        config["growpart"] = {"devices": ["/", "/data"]}
+    mounts_file.apply(host.context("mounts", config), Disks(host, {}))
+    try:
+        for made_larger in (False, True, False):
+            if made_larger:
+                os.truncate(scratch.file("disk0"), large << 20)
+                run(["losetup", "--set-capacity", f"/dev/{name}"])
+            host.changes.clear()
+            ctx = host.context("growfs", config)
+            growfs_file.growfs.function(ctx)
+            assert ctx.failures == []
+            assert len(host.changes) == made_larger
+        state = os.statvfs(f"{host.root.directory}/data")
+        assert state.f_blocks * state.f_frsize > (large - 80) << 20
+    finally:
+        assert host.spawn(["umount", "/data"]).ok
 
 
 @pytest.mark.container
