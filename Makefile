@@ -3,7 +3,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= --numprocesses 2 --dist loadgroup
 
 .PHONY: help demo test quick bench compare powercuts docs setup boot-setup clean
 
@@ -36,11 +35,10 @@ demo: setup
 	@$(BIN)/cloudboot demo
 
 quick: setup
-	$(BIN)/pytest $(WORKERS) tests/unit
+	$(BIN)/pytest tests/unit
 
-# Two workers: while one boots machines, the other has containers and units.
 test: setup boot-setup
-	$(BIN)/pytest $(WORKERS)
+	$(BIN)/pytest
 
 docs: setup
 	$(BIN)/python -m cloudboot.schema > docs/cloud-config.schema.json.new

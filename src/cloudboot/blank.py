@@ -122,19 +122,28 @@ def parts(host: Host, name: str) -> list[str]:
     return sorted(found, key=lambda each: disks.number_in(host, f"{BLOCK}/{each}/partition") or 0)
 
 
-def in_use(host: Host, name: str) -> str | None:
-    """Return in words who uses a device, or a part of it, None if nobody does."""
+def in_use(host: Host, name: str, taken: Mapping[str, str] | None = None) -> str | None:
+    """Return in words who uses a device, or a part of it, None if nobody does. `taken`: as `mounts_and_swaps` says."""
     names = [name, *parts(host, name)]
-    for mount in disks.mounts(host):
-        if disks.device_of(host, mount) in names:
-            return f"is mounted on {mount.target}"
-    for path in disks.swaps(host):
-        if disks.kernel_name(host, path) in names:
-            return "is swap in use"
+    users = mounts_and_swaps(host) if taken is None else taken
+    user = next((users[each] for each in names if each in users), None)
+    if user is not None:
+        return user
     holders = [holder for each in names for holder in host.listdir(f"{BLOCK}/{each}/holders")]
     if holders:
         return f"is part of {', '.join(_called(host, holder) for holder in holders)}"
     return None if _free(host, name) else "is in use, the kernel says"
+
+
+def mounts_and_swaps(host: Host) -> dict[str, str]:
+    """Return in words, by kernel name, which devices are mounted or swap. Who asks about many devices asks it once."""
+    found: dict[str, str] = {}
+    for mount in disks.mounts(host):
+        found.setdefault(disks.device_of(host, mount) or "", f"is mounted on {mount.target}")
+    for path in disks.swaps(host):
+        found.setdefault(disks.kernel_name(host, path) or "", "is swap in use")
+    found.pop("", None)
+    return found
 
 
 def system_disks(host: Host) -> set[str]:

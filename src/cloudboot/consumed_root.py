@@ -97,9 +97,9 @@ def report(host: Host, status: Status, found: ConsumedRoot | None) -> None:
 
 
 def shortage(host: Host) -> int | None:
-    """Return how many bytes `/` has free for root, if that is little."""
+    """Return how many bytes `/` has free for everybody (root has some more), if that is little."""
     state = os.statvfs(host.root.outside("/"))
-    free = state.f_bfree * state.f_frsize
+    free = state.f_bavail * state.f_frsize
     return free if free < max(SMALL, state.f_blocks * state.f_frsize // 20) else None
 
 

@@ -7,7 +7,7 @@ from struct import unpack_from
 
 from cloudboot import disks
 from cloudboot.disks import SECTOR
-from cloudboot.errors import ConfigError
+from cloudboot.errors import CloudbootError, CommandError, ConfigError
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from cloudboot.host import Host
 
 MIB = 1 << 20
+EXT = ("ext2", "ext3", "ext4")
+GROWABLE = (*EXT, "xfs", "btrfs")
+LIVE = "grows a file system of the running machine"
 
 # linux/fs.h of each: _IOR('X', 100, struct xfs_fsop_geom_v1), _IOR(0x94, 31, 1024), _IOWR(0x94, 30, 4096)
 XFS_IOC_FSGEOMETRY_V1 = 0x80705864
@@ -29,13 +32,40 @@ class Growth(NamedTuple):
     package: str
 
 
+def grow(host: Host, mount: Mount, *, background: str = "") -> None:
+    """Grow a mounted file system to its device, if it can grow; `background`: in a unit of this name.
+
+    Raises ConfigError for a type that is not known, CloudbootError if it should grow and does not.
+    """
+    name = disks.device_of(host, mount)
+    if name is None or not host.exists(f"/dev/{name}"):
+        return
+    try:
+        wanted = growth(host, mount, name)
+    except OSError as error:
+        raise CloudbootError(f"{mount.target}: its size cannot be read: {error.strerror}: not grown") from None
+    if wanted is None:
+        return
+    if host.which(wanted.argv[0]) is None:
+        told = f"{wanted.argv[0]}: not found: install {wanted.package} ({mount.target} is smaller than {name})"
+        raise CloudbootError(told)
+    argv = list(wanted.argv)
+    if background:
+        argv = ["systemd-run", "--no-block", "--collect", f"--unit={background}", *argv]
+    try:
+        host.run(argv, live=LIVE)
+    except CommandError:
+        if growth(host, mount, name) is not None:  # systemd, which knows x-systemd.growfs, may have been faster
+            raise
+
+
 def growth(host: Host, mount: Mount, name: str) -> Growth | None:
     """Return how a mounted file system can grow, None if it fills its device.
 
     Raises OSError if its size cannot be read, ConfigError for a type that is not known.
     """
     room = disks.size(host, name) * SECTOR
-    if mount.kind in ("ext2", "ext3", "ext4"):
+    if mount.kind in EXT:
         grows = ext_can_grow(disks.read_at(host, name, 1024, 1024), room)
         return Growth(("resize2fs", f"/dev/{name}"), "e2fsprogs") if grows else None
     if mount.kind == "xfs":

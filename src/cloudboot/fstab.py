@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PATH = "/etc/fstab"
 MARK = "comment=cloudconfig"
 CONSUMED = "x-cloudboot.consume"  # the option of lines for volumes that say themselves where they go
+INSTANCE_STORE = "x-cloudboot.instance-store"  # of those for the disks that are empty after a stop
 # What mount(8) would read as the end of a field, or as an escape.
 ESCAPES = {" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134"}
 

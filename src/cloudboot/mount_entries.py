@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 
-from cloudboot import disks, fstab
+from cloudboot import disks, fstab, udev
+from cloudboot.actions import WriteFile
 from cloudboot.disks import ROLE, VOLUME
 from cloudboot.errors import CommandError
 from cloudboot.fstab import Entry
@@ -29,8 +30,8 @@ WITHOUT_DEVICE = ("nofail", "x-systemd.device-timeout=30s")  # so that a missing
 NETWORK_KINDS = frozenset("nfs nfs4 cifs smb3 ceph glusterfs lustre fuse.sshfs 9p ncpfs afs".split())
 NO_FILE_SYSTEM = ("", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member", "zfs_member")
 
-LATE = 10.0  # seconds to wait for volumes that the metadata announce
-SYSTEMD_LIMIT = 35.0  # seconds: a device timeout, and the mount
+LATE = 120.0  # seconds to wait for volumes that are announced: EC2 attaches while the machine boots
+WAITED_FOR = "/run/cloudboot/waited-for"  # names that were waited for in vain in this boot, one a line
 
 
 class Wish(NamedTuple):
@@ -191,21 +192,27 @@ def wait_for(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until all these names are found, 10 s at most; after 2 s say so, and which module (`who`) waits."""
+    """Wait until all these names are found, 120 s at most; after 2 s say so, and which module (`who`) waits.
+
+    What was waited for in vain is not waited for again in this boot.
+    """
     if not host.live or host.planned or disks.in_container(host):
         return
-    began, told = clock(), False
-    while missing := [word for word in words if known.find(word) is None]:
-        waited = clock() - began
+    in_vain = (host.text(WAITED_FOR) or "").splitlines()
+    awaited = [word for word in words if word not in in_vain]
+    began, waited = clock(), 0.0
+    while missing := [word for word in awaited if known.find(word) is None]:
+        before, waited = waited, clock() - began
         if waited >= LATE:
+            host.keep(WriteFile(WAITED_FOR, "".join(f"{word}\n" for word in [*in_vain, *missing]).encode()))
             break
-        if waited >= 2 and not told:
-            told = True
+        if before < 2 <= waited:
             host.log.say(f"{who}: waits for {', '.join(missing)} to be attached, at most {LATE:.0f} s")
             host.log.doing(f"waits for {', '.join(missing)} to be attached")
-        pause(0.2)
-    if told:
+        pause(0.2 if waited < 10 else 1.0)
+    if waited:
         host.log.doing("")
+        udev.settle(host)  # its links tell a volume by more than the kernel's name
 
 
 def unfound(source: str) -> str | None:
@@ -237,40 +244,6 @@ def here(known: Disks) -> str:
 def dotted(pointer: Pointer) -> str:
     """Return a place in the configuration as text: `mounts[0]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else step for step in pointer)
-
-
-def unit_name(target: str) -> str:
-    """Return the unit that systemd makes of a mount point (systemd-escape --path --suffix=mount)."""
-    path = "/".join(part for part in target.split("/") if part)
-    if not path:
-        return "-.mount"
-    escaped = ""
-    for number, byte in enumerate(path.encode()):
-        char = chr(byte)
-        plain = char.isascii() and (char.isalnum() or char in ":_" or (char == "." and number))
-        escaped += "-" if char == "/" else char if plain else f"\\x{byte:02x}"
-    return f"{escaped}.mount"
-
-
-def leave_to_systemd(
-    host: Host,
-    target: str,
-    *,
-    limit: float = SYSTEMD_LIMIT,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Wait while systemd is about to mount a line that it knows from this boot's start.
-
-    Two mounts at once stack: the kernel's new mount interface does not refuse the same file system twice.
-    """
-    end = clock() + limit
-    while clock() < end:
-        answer = host.ask(["systemctl", "show", "-p", "Job,ActiveState", unit_name(target)], timeout=10)
-        facts = dict(line.partition("=")[::2] for line in answer.output.splitlines())
-        if facts.get("ActiveState") != "activating" and facts.get("Job", "") in ("", "0"):
-            return
-        sleep(0.1)
 
 
 # -- the file

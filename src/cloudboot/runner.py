@@ -36,7 +36,7 @@ LISTS = {
 # cloud-init lists runcmd in the config stage (where it only writes the script) and runs it in the final one.
 LISTED_ELSEWHERE = {"runcmd": "cloud_config_modules"}
 # cloud-init has nothing like them: no list that was written for it can name them, or means to leave them out.
-NEVER_LISTED = frozenset({"consume", "consume_programs", "kernel_hold"})
+NEVER_LISTED = frozenset({"consume", "consume_programs", "growfs", "instance_store", "kernel_hold"})
 NOT_EXECUTABLE = 126  # posix_spawn's ENOEXEC and EACCES, as the shell says it
 NAMES = {
     Frequency.ONCE: "on this disk",

@@ -15,7 +15,7 @@ from cloudboot.superblock import Superblock, classify
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cloudboot.disks import Disks
     from cloudboot.host import Host
@@ -66,7 +66,8 @@ def candidates(known: Disks) -> list[str]:
 
 def look(host: Host, names: Sequence[str]) -> list[Found]:
     """Tell what is on each device, without mounting it."""
-    found = at_once(lambda name: _look(host, name), names, LOOKS, LOOK_LIMIT)
+    taken = blank.mounts_and_swaps(host)
+    found = at_once(lambda name: _look(host, name, taken), names, LOOKS, LOOK_LIMIT)
     return [each or Found(name, None, SILENT) for name, each in zip(names, found, strict=True)]
 
 
@@ -212,8 +213,8 @@ def at_once(work: Callable[[Any], Any], items: Sequence[Any], most: int, limit: 
 # -- how
 
 
-def _look(host: Host, name: str) -> Found:
-    use = blank.in_use(host, name)
+def _look(host: Host, name: str, taken: Mapping[str, str]) -> Found:
+    use = blank.in_use(host, name, taken)
     if use is not None:
         return Found(name, use, SILENT)
 

@@ -4,7 +4,7 @@
     python3 -IS - hash DEVICE KIND PATH…            SHA-256 of files
     python3 -IS - copy DEVICE KIND PATH             a file's bytes
 
-A volume is mounted in a mount namespace that ends with the process, through a loop device that refuses every write:
+A volume is mounted in a mount namespace that ends with its process, through a loop device that refuses every write:
 whenever and however the process ends, the kernel takes both away. What is on the volume may be hostile: no symlink is
 followed, no device or FIFO opened, no more read than is allowed.
 
@@ -48,9 +48,10 @@ RECOVERS = ("ext2", *JOURNALS)  # understand norecovery
 def main(words: list[str]) -> int:
     """Do what the words say; return the exit status."""
     verb, device, kind, *others = words
-    if verb == "read":
-        return answer(read_all([(device, kind), *zip(others[::2], others[1::2], strict=True)]))
     try:
+        be_alone()
+        if verb == "read":
+            return answer(read_all([(device, kind), *zip(others[::2], others[1::2], strict=True)]))
         volume = mounted(device, kind)
     except OSError as error:
         return answer({"error": f"cannot be mounted: {error.strerror}"})
@@ -68,69 +69,116 @@ def answer(found: dict[str, object]) -> int:
 # -- many volumes
 
 
-def read_all(volumes: list[tuple[str, str]]) -> dict[str, object]:
-    """Return by device what each volume says, some at a time, each in a process of its own with a time limit.
+class Child:
+    """A process that reads one volume after the other. device: the one that it reads, empty while it waits.
 
-    One that hangs in the kernel cannot be ended, nor waited for: it is left behind.
+    orders: written to, a device and its kind. done: read from, a byte for each answer, which is in the file `answers`.
+    """
+
+    def __init__(self, others: list[Child]) -> None:
+        self.device, self.end = "", 0.0
+        self.answers = os.memfd_create("answers", os.MFD_CLOEXEC)
+        orders, self.orders = os.pipe()
+        self.done, done = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                # Whoever held the end of another's pipe would keep it from seeing that the parent is gone.
+                for fd in (self.orders, self.done, *(fd for other in others for fd in other.ends)):
+                    os.close(fd)
+                serve(orders, done, self.answers)
+            finally:
+                os._exit(0)
+        os.close(orders)
+        os.close(done)
+
+    @property
+    def ends(self) -> tuple[int, int, int]:
+        """What the parent has open for it."""
+        return self.orders, self.done, self.answers
+
+    def begin(self, device: str, kind: str) -> None:
+        """Let it read a volume."""
+        self.device, self.end = device, time.monotonic() + LIMIT
+        os.write(self.orders, f"{device}\n{kind}".encode())
+
+    def close(self) -> None:
+        """Let go of it."""
+        for fd in self.ends:
+            os.close(fd)
+
+
+def serve(orders: int, done: int, answers: int) -> None:
+    """Read the volumes that are ordered, until there are no more orders."""
+    be_alone()
+    while order := os.read(orders, select.PIPE_BUF):
+        text = json.dumps(read(*order.decode().split("\n"))).encode()
+        os.ftruncate(answers, 0)
+        os.pwrite(answers, text, 0)
+        os.write(done, b"\n")
+
+
+def read_all(volumes: list[tuple[str, str]]) -> dict[str, object]:
+    """Return by device what each volume says, some at a time, each within a time limit.
+
+    One that hangs in the kernel cannot be ended, nor waited for: its process is left behind, and another one goes on.
     """
     todo = volumes[::-1]
-    running: dict[int, tuple[str, int, int, float]] = {}
+    children: list[Child] = []
     texts: dict[str, bytes] = {}
-    while todo or running:
-        while todo and len(running) < AT_ONCE:
-            device, kind = todo.pop()
-            pid, file = begun(device, kind)
-            running[os.pidfd_open(pid)] = (device, pid, file, time.monotonic() + LIMIT)
+    while todo or any(child.device for child in children):
+        while todo and len(children) < AT_ONCE:
+            children.append(Child(children))
+            children[-1].begin(*todo.pop())
         poll = select.poll()
-        for each in running:
-            poll.register(each, select.POLLIN)
-        ended = {each for each, _ in poll.poll(500)}
-        for each, (device, pid, file, end) in list(running.items()):
-            if each in ended:
-                os.waitpid(pid, 0)
-                texts[device] = os.pread(file, ROOM, 0)
-            elif time.monotonic() < end:
-                continue
+        for child in children:
+            poll.register(child.done, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(500)}
+        for child in list(children):
+            ended = False
+            if child.done in ready:
+                ended = not os.read(child.done, 1)
+                texts[child.device] = b"" if ended else os.pread(child.answers, ROOM, 0)
+            elif child.device and time.monotonic() >= child.end:
+                os.kill(child.pid, signal.SIGKILL)
+                texts[child.device] = json.dumps({"error": f"did not answer within {LIMIT} s"}).encode()
+                ended = True
             else:
-                os.kill(pid, signal.SIGKILL)
-                texts[device] = json.dumps({"error": f"did not answer within {LIMIT} s"}).encode()
-            del running[each]
-            os.close(each)
-            os.close(file)
+                continue
+            child.device = ""
+            if ended or not todo:
+                children.remove(child)
+                child.close()
+            else:
+                child.begin(*todo.pop())
     while sum(map(len, texts.values())) > ROOM:  # the largest go: nobody's file keeps another's from being read
         largest = max(texts, key=lambda device: len(texts[device]))
         texts[largest] = b'{"error": "identity file and signature are too large for so many volumes"}'
     return {device: json.loads(text or b'{"error": "could not be read"}') for device, text in texts.items()}
 
 
-def begun(device: str, kind: str) -> tuple[int, int]:
-    """Begin to read a volume in a child; return its pid and the file that its answer will be in."""
-    file = os.memfd_create("answer", os.MFD_CLOEXEC)
-    pid = os.fork()
-    if pid:
-        return pid, file
-    try:
-        os.write(file, json.dumps(read(device, kind)).encode())
-    finally:
-        os._exit(0)
-
-
 def read(device: str, kind: str) -> dict[str, object]:
-    """Return the identity file of a volume and its signature, in base64, or why they cannot be read."""
+    """Return the identity file of a volume and its signature, in base64, or why they cannot be read.
+
+    Nothing is mounted afterwards. Raises OSError if it cannot be unmounted.
+    """
     try:
         volume = mounted(device, kind)
     except OSError as error:
         return {"error": f"cannot be mounted: {error.strerror}"}
     found: dict[str, object] = {}
-    for name, key in ((IDENTITY, "identity"), (SIGNATURE, "signature")):
-        try:
-            found[key] = small(volume, name)
-        except FileNotFoundError:
-            found[key] = None
-        except OSError as error:
-            return {"error": f"{name}: {told(error)}"}
-    if found["identity"] is None and kind in JOURNALS:
+    try:
+        for name, key in ((IDENTITY, "identity"), (SIGNATURE, "signature")):
+            try:
+                found[key] = small(volume, name)
+            except FileNotFoundError:
+                found[key] = None
+            except OSError as error:
+                return {"error": f"{name}: {told(error)}"}
+    finally:
         os.close(volume)
+        unmount()
+    if found["identity"] is None and kind in JOURNALS:
         found["dirty"] = kind != "btrfs" and dirty(device, kind)  # of btrfs the superblock tells
     return found
 
@@ -138,13 +186,22 @@ def read(device: str, kind: str) -> dict[str, object]:
 # -- mounting
 
 
-def mounted(device: str, kind: str) -> int:
-    """Mount a device where only this process sees it; return its root directory. Raises OSError."""
+def be_alone() -> None:
+    """Go into a mount namespace of our own, from which no mount is seen outside. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     call(libc.unshare(CLONE_NEWNS))
     call(libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
+
+
+def mounted(device: str, kind: str) -> int:
+    """Mount a device; return its root directory. Raises OSError."""
     mount(device, kind, recover=False)
     return os.open(PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def unmount() -> None:
+    """Unmount what is mounted last. Raises OSError."""
+    call(ctypes.CDLL(None, use_errno=True).umount2(PLACE.encode(), 0))
 
 
 def dirty(device: str, kind: str) -> bool:
@@ -153,10 +210,10 @@ def dirty(device: str, kind: str) -> bool:
     On a device that refuses writes it will not, and says so.
     """
     try:
-        call(ctypes.CDLL(None, use_errno=True).umount2(PLACE.encode(), 0))
         mount(device, kind, recover=True)
     except OSError as error:
         return error.errno == errno.EROFS
+    unmount()
     return False
 
 

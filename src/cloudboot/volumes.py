@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from cloudboot import blank, consumed_root, disks, fstab, mount_entries, signatures, volume_reader
+from cloudboot import blank, consumed_root, disks, fstab, mount_entries, signatures, udev, volume_reader
 from cloudboot.actions import WriteFile
 from cloudboot.errors import CloudbootError
 from cloudboot.identity_file import Policy, conflicts, judge, parse
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CHECKED = ("ext2", "ext3", "ext4", "vfat")  # what fsck does something for
 CRAWL = "/run/ec2/meta-data"
 TAGS = f"{CRAWL}/tags/instance"
-UDEVD = "/run/udev/control"  # there while it runs
 
 
 class State(StrEnum):
@@ -167,12 +166,6 @@ def line_of(host: Host, name: str) -> fstab.Entry | None:
     return None
 
 
-def settle(host: Host) -> None:
-    """Let udev come to an end with what it has seen so far, 10 s at most. Where none runs that is nothing."""
-    if host.live and not host.planned and host.exists(UDEVD):
-        host.ask(["udevadm", "settle", "--timeout=10"], timeout=12)
-
-
 # -- how
 
 
@@ -198,7 +191,7 @@ def _read(host: Host, volumes: Sequence[Volume]) -> list[Files]:
     loose = [each.found for each in volumes if each.found.use is None]
     files = dict(zip((each.name for each in loose), volume_reader.read(host, loose), strict=True))
     if loose:
-        settle(host)  # udev has seen the loop devices, and may have pointed by-uuid at them
+        udev.settle(host)  # udev has seen the loop devices, and may have pointed by-uuid at them
     return [{**there, **files}[each.name] for each in volumes]
 
 

@@ -15,9 +15,9 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 ROWS = [
     "typed errors problem process root checker netlink handler_host openpgp superblock volume_worker",
     "actions log host http",
-    "instance route disks filesystems distro firewall fstab hostname passwords apt apt_sources identity_file",
+    "instance route disks udev filesystems distro firewall fstab hostname passwords apt apt_sources identity_file",
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",
-    "blank partitioning formatting",
+    "blank partitioning formatting raid mount_points disk_effects",
     "accounts useradd sudoers swapfile mount_entries lockdown power ntp_clients account_files planned effects masked "
     "signatures volume_reader volumes root_volume consumed_root",
     "ledger commands module scripts written_files packages apt_keys apt_mirrors settings_text lease_units leases volume_programs",

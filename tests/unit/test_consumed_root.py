@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from casebook import ScratchHost, plant
+from casebook import NoFetcher, ScratchHost, plant
 from cloudboot import blank, consumed_root, disks, disks_verb, planning, root_volume, volumes
 from cloudboot.boot import Boot
+from cloudboot.commands import Commands
 from cloudboot.host import Host
-from cloudboot.instance import Identity, Kind, decide, may_have_moved
+from cloudboot.instance import Identity, Instance, Kind, decide, may_have_moved
 from cloudboot.ledger import Marker, State
 from cloudboot.log import Log
-from cloudboot.module import Frequency, Stage
-from cloudboot.modules.consume import next_root
+from cloudboot.module import Context, Frequency, Stage
+from cloudboot.modules.consume import wants_to_be_root
 from cloudboot.planned import PlannedHost
 from cloudboot.root import Root
 from cloudboot.runner import Timing, why
 from cloudboot.single import why_sentence
 from cloudboot.status import Status
+from cloudboot.superblock import Superblock
+from cloudboot.volume_reader import Found
 from unit.modules.test_disks import NITRO, PAGES
 from unit.modules.test_disks import host as disks_host
 from unit.test_boot import ASSET, DATA, A, B, Machine
@@ -380,16 +383,25 @@ def test_a_volume_that_is_the_root_is_named_so(
     assert "nvme1n1" in blank.system_disks(host)
 
 
-def test_what_the_next_boot_makes_of_another_root(tmp_path: Path) -> None:
-    root = Root(str(tmp_path))
-    host = Host(root, Log(root, echo=False))
-    assert next_root(host) == "this image is not baked for it"
-    plant(root, root_volume.SCRIPT, "")
-    assert next_root(host) == "it is taken by the initramfs at the next boot"
-    plant(root, consumed_root.FILE, FALLBACK)
-    assert next_root(host) == "it is taken by the initramfs at the next boot"
-    plant(root, consumed_root.FILE, USED)
-    assert next_root(host).startswith("vol-0123 (nvme1n1) is that already")
+def test_what_becomes_of_another_root(tmp_path: Path) -> None:
+    volume = volumes.Volume(Found("nvme3n1", None, Superblock("ext4")), "vol-7", volumes.State.ACCEPTED)
+
+    def said() -> str:
+        host = ScratchHost(Root(str(tmp_path)))
+        ctx = Context(
+            host=host, config={}, instance=Instance(A, "Ec2"), image={}, name="consume", marks={},
+            commands=Commands(host, "/var/lib/cloudboot/instance", "consume"), fetcher=NoFetcher(), first=True,
+        )  # fmt: skip
+        wants_to_be_root(ctx, volume)
+        return " ".join(problem.text for problem in ctx.problems)
+
+    assert said().endswith("this image is not baked for it")
+    plant(Root(str(tmp_path)), root_volume.SCRIPT, "")
+    assert "vol-7 (nvme3n1): wants to be the root of the system: it is taken by the initramfs" in said()
+    plant(Root(str(tmp_path)), consumed_root.FILE, FALLBACK)
+    assert said() == "", "the initramfs has said why not"
+    plant(Root(str(tmp_path)), consumed_root.FILE, USED)
+    assert "vol-0123 (nvme1n1) is that already" in said()
 
 
 def test_a_nearly_full_root_is_said_in_status_and_on_the_console(

@@ -14,7 +14,7 @@ import pytest
 from boot.bed import Scratch
 from boot.bed.command import run
 from cloudboot.cli import main
-from unit.modules.test_disks_real import needs
+from unit.modules.treehost import needs
 from unit.test_root_volume import SCRIPT
 
 if TYPE_CHECKING:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import os
 
-from cloudboot import consumed_root, disks, fstab, mount_entries, root_volume, volume_programs, volumes
+from cloudboot import (
+    consumed_root,
+    disks,
+    filesystems,
+    fstab,
+    mount_entries,
+    mount_points,
+    root_volume,
+    udev,
+    volume_programs,
+    volumes,
+)
 from cloudboot.actions import MakeDir, WriteFile
 from cloudboot.disks import Disks
 from cloudboot.errors import CloudbootError, ConfigError
@@ -17,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cloudboot.fstab import Entry
-    from cloudboot.host import Host
     from cloudboot.identity_file import Identity
 
 WATCH = "/run/cloudboot/consume/watch"  # volumes that are attached from now on are consumed by the unit
@@ -90,11 +100,11 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
     host.keep(MakeDir("/run/cloudboot/consume", 0o700))
     host.keep(WriteFile(WATCH, b""))
     host.log.doing("looks at the volumes that are attached")
-    volumes.settle(host)
+    udev.settle(host)
     for line in volumes.consumed(host):  # systemd may be about to mount what an earlier boot has accepted
         node = disks.node_of(line.source)
         if node is not None and host.exists(node):
-            mount_entries.leave_to_systemd(host, line.target)
+            mount_points.leave_to_systemd(host, line.target)
     found = volumes.survey(known, policy, volumes.tags_of(host, ctx.commands.folder), names)
     host.log.doing("")
     for each in found:
@@ -104,8 +114,7 @@ def apply(ctx: Context, known: Disks, names: Sequence[str] | None = None) -> Non
         if accepted(each, "run"):
             volume_programs.prepare(ctx, each)
         elif accepted(each, "root"):
-            told_of = f"{each.called}: wants to be the root of the system: {next_root(host)}"
-            ctx.report(told_of, ("consume",), Level.WARNING)
+            wants_to_be_root(ctx, each)
 
 
 def accepted(volume: Volume, action: str) -> bool:
@@ -122,14 +131,20 @@ def told(ctx: Context, volume: Volume) -> None:
         ctx.host.log.info(f"consume: {text}")
 
 
-def next_root(host: Host) -> str:
-    """Say in words what the next boot makes of a volume that is not the root now and says that it is one."""
-    if not host.exists(root_volume.SCRIPT):
-        return "this image is not baked for it"
+def wants_to_be_root(ctx: Context, volume: Volume) -> None:
+    """Say what becomes of a volume that is a root, and is not the one of this boot."""
+    host, text = ctx.host, f"{volume.called}: wants to be the root of the system"
     root = consumed_root.read(host)
-    if root is not None and root.used:
-        return f"{root.called} is that already: with both attached the next boot takes neither: detach one"
-    return "it is taken by the initramfs at the next boot"
+    if root is not None and not root.used:  # said already, with the initramfs's reason
+        host.log.info(f"consume: {text}: the image itself is booted: {root.reason}")
+        return
+    if root is not None:
+        when = f"{root.called} is that already: with both attached the next boot may take neither: detach one"
+    elif host.exists(root_volume.SCRIPT):
+        when = "it is taken by the initramfs at the next boot"
+    else:
+        when = "this image is not baked for it"
+    ctx.report(f"{text}: {when}", ("consume",), Level.WARNING)
 
 
 # -- mount
@@ -164,7 +179,7 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     host = ctx.host
     if volume.found.use is None:
         host.mkdir(line.target)
-        mount_entries.leave_to_systemd(host, line.target)
+        mount_points.leave_to_systemd(host, line.target)
         if disks.mounted(host, host.root.resolve(line.target)) is None:
             if identity.check and volume.found.content.kind in volumes.CHECKED:
                 # 1: errors were corrected
@@ -179,3 +194,6 @@ def mount(ctx: Context, volume: Volume, identity: Identity, line: Entry) -> None
     there = host.look(line.target)
     if identity.owner and there is not None and "ro" not in line.words:
         host.set_access(line.target, there.mode, identity.owner)
+    looked_at = volume.found.use is not None or not host.planned  # nothing is mounted for a plan
+    if mounted is not None and looked_at and mounted.kind in filesystems.GROWABLE and "ro" not in line.words:
+        filesystems.grow(host, mounted)  # the volume may have been made larger

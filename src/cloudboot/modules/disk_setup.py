@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 
-from cloudboot import blank, disks, formatting, mount_entries, partitioning
+from cloudboot import blank, disks, formatting, mount_entries, partitioning, udev
 from cloudboot.disks import SECTOR, Disks
 from cloudboot.errors import CloudbootError, ConfigError
 from cloudboot.formatting import FileSystem
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 LIVE = "disks are those of the running machine"
 TOOL_LIMIT = 600  # seconds for one tool: mkfs discards what is on a large disk first
 NODES_LIMIT = 10.0  # seconds until new partitions have their nodes
-UDEVD = "/run/udev/control"  # there while it runs
 LABELS = {"mbr": Label.MBR, "gpt": Label.GPT}
 WORD = "overwrite: true says that it may be lost"
 TYPE = {"type": ["string", "integer"]}
@@ -213,7 +212,7 @@ def show(host: Host, name: str, count: int, *, limit: float = NODES_LIMIT) -> No
     """Show the kernel a disk's partitions, and wait for their nodes. Raises CloudbootError if they do not come."""
     # sfdisk has asked the kernel too, and udev does: a loop device does not listen, others are faster than partx (1).
     host.run(["partx", "--update", f"/dev/{name}"], live=LIVE, timeout=60, accept=(0, 1))
-    udev(host, "settle", "--timeout=10")
+    udev.settle(host)
     end = time.monotonic() + limit
     while True:
         nodes = [each for each in blank.parts(host, name) if host.exists(f"/dev/{each}")]
@@ -257,7 +256,7 @@ def file_system(ctx: Context, known: Disks, place: Place, item: dict[str, Any], 
         host.run(argv, live=LIVE, timeout=TOOL_LIMIT)
     cleared.discard(place.name)
     # What comes next, mounts by their labels too, looks at what udev knows.
-    udev(host, "trigger", "--action=change", "--settle", f"/dev/{place.name}")
+    udev.look_again(host, place.name)
 
 
 def numbered(known: Disks, disk: str, number: int) -> str:
@@ -349,9 +348,3 @@ def clear(host: Host, name: str, refusal: str, *, overwrite: bool) -> None:
     if below:
         host.run(["partx", "--delete", f"/dev/{name}"], live=LIVE, timeout=60)
     host.run(["wipefs", "--all", f"/dev/{name}"], live=LIVE, timeout=60)
-
-
-def udev(host: Host, *words: str) -> None:
-    """Let udev do something and wait for it, 10 s at most. Where none runs there is nothing to wait for."""
-    if not host.planned and host.exists(UDEVD):
-        host.ask(["udevadm", *words], timeout=10)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloudboot import disks
-from cloudboot.disks import SECTOR, Partition
+from cloudboot import disks, fstab, mount_entries
+from cloudboot.disks import SECTOR, Disks, Partition
 from cloudboot.errors import CommandError
 from cloudboot.module import Context, Facts, Frequency, Stage, module
 from cloudboot.typed import TYPE_CHECKING
@@ -81,7 +81,7 @@ def growpart(ctx: Context) -> None:
 def grow(ctx: Context, device: str, pointer: tuple[str | int, ...]) -> None:
     """Grow the partition behind a mount point or device, if there is room."""
     host = ctx.host
-    name = kernel_name(host, device)
+    name = kernel_name(host, device) or to_be_mounted(ctx, device)
     if name is None or not host.exists(f"/dev/{name}"):
         # The default, `/`, may well be an overlay; what the owner names should be there.
         if "growpart" in ctx.config and device != "/":
@@ -111,9 +111,28 @@ def grow(ctx: Context, device: str, pointer: tuple[str | int, ...]) -> None:
 
 
 def kernel_name(host: Host, device: str) -> str | None:
-    """Return the kernel's name of the device behind a mount point or device node."""
-    mount = disks.mounted(host, device.rstrip("/") or "/")
-    return disks.device_of(host, mount) if mount else disks.kernel_name(host, device)
+    """Return the kernel's name of the device behind a mount point or device node.
+
+    At this time of a boot systemd may not have mounted yet what fstab says: the line counts too.
+    """
+    target = device.rstrip("/") or "/"
+    mount = disks.mounted(host, target)
+    if mount is not None:
+        return disks.device_of(host, mount)
+    sources = [entry.source for entry in fstab.parse(host.text(fstab.PATH) or "") if entry.target == target]
+    node = disks.node_of(sources[0]) if sources else device
+    return disks.kernel_name(host, node) if node else None
+
+
+def to_be_mounted(ctx: Context, target: str) -> str | None:
+    """Return the kernel's name of the device that `mounts`, which comes later, will mount on a mount point."""
+    known = Disks(ctx.host, dict(ctx.instance.devices))
+    aliases: dict[str, str] = ctx.config.get("device_aliases") or {}
+    for row in ctx.config.get("mounts") or ():
+        if len(row) > 1 and row[1] == target:
+            source = mount_entries.aliased(str(row[0]), aliases)
+            return known.find(source) or known.locate(source)
+    return None
 
 
 def room(host: Host, part: Partition) -> int:

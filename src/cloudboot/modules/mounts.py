@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cloudboot import disks, fstab, mount_entries, swapfile
+from cloudboot import disks, fstab, mount_entries, mount_points, swapfile
 from cloudboot.disks import Disks
-from cloudboot.errors import CloudbootError, CommandError, ConfigError
+from cloudboot.errors import CloudbootError, ConfigError
 from cloudboot.fstab import Entry
 from cloudboot.module import Context, Frequency, Stage, module
 from cloudboot.typed import TYPE_CHECKING, Any, NamedTuple
@@ -17,38 +17,9 @@ if TYPE_CHECKING:
 
 SWAP_FILE = "/swap.img"
 SWAP_FILE_OPTIONS = "sw,nofail"
-LIMIT = 30  # seconds for one mount
-LIVE = "mounts are those of the running machine"
+LIMIT = 30  # seconds for one swap space
 SIZE = {"type": ["integer", "string"], "pattern": r"^(?i:auto|[0-9]+(\.[0-9]+)?\s*[kmgt]?(i?b)?)$", "x-form": "2G"}
 FIELD = {"type": ["string", "integer", "null"]}
-
-
-class MountPoint(NamedTuple):
-    """What fstab says for a mount point is mounted there."""
-
-    target: str
-    source: str
-
-    @property
-    def text(self) -> str:
-        return f"run mount {self.target}"
-
-    @property
-    def live_only(self) -> str | None:
-        return LIVE
-
-    def done(self, host: Host) -> bool:
-        return is_mounted(host, self.target)
-
-    def apply(self, host: Host) -> None:
-        def waiting(seconds: float) -> None:
-            if seconds == 2:
-                host.log.say(f"waits for {self.source} to be mounted on {self.target}, at most {LIMIT} s")
-
-        argv = ["mount", self.target]
-        result = host.spawn(argv, timeout=LIMIT, waiting=waiting)
-        if not result.ok:
-            raise CommandError(argv, result.status, result.output)
 
 
 @module(
@@ -140,15 +111,10 @@ def use(ctx: Context, wish: Wish) -> None:
     if moved:
         host.log.warning(f"{entry.target}: {moved} is mounted there, {fstab.PATH} now says {entry.source}: unmount it")
     host.log.doing(f"mounts {entry.target}")
-    if host.live and not is_mounted(host, entry.target):
-        mount_entries.leave_to_systemd(host, entry.target)
-    host.do(MountPoint(entry.target, entry.source))
+    if host.live and not mount_points.is_mounted(host, entry.target):
+        mount_points.leave_to_systemd(host, entry.target)
+    host.do(mount_points.MountPoint(entry.target, entry.source))
     host.log.doing("")
-
-
-def is_mounted(host: Host, target: str) -> bool:
-    """Tell whether something is mounted on a mount point, which may be given through symlinks."""
-    return disks.mounted(host, host.root.resolve(target)) is not None
 
 
 def moved_from(host: Host, wish: Wish) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cloudboot import disks
-from cloudboot.errors import CommandError, ConfigError
-from cloudboot.filesystems import growth
+from cloudboot import disks, filesystems
+from cloudboot.errors import CloudbootError, ConfigError
 from cloudboot.module import Context, Facts, Frequency, Stage, module
 from cloudboot.typed import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from cloudboot.disks import Mount
     from cloudboot.host import Host
 
-LIVE = "grows a file system of the running machine"
 UNIT = "cloudboot-resizefs"
 NO_DEVICE = frozenset({"overlay", "tmpfs", "ramfs", "rootfs", "squashfs", "erofs", "nfs", "nfs4", "9p", "virtiofs"})
 
@@ -27,7 +25,7 @@ def full(facts: Facts) -> bool:
     if mount is None or name is None or not host.exists(f"/dev/{name}"):
         return True
     try:
-        return growth(host, mount, name) is None
+        return filesystems.growth(host, mount, name) is None
     except (ConfigError, OSError):
         return False  # to be said by the module
 
@@ -60,27 +58,9 @@ def _root(host: Host, config: Mapping[str, Any]) -> Mount | None:
 
 def grow(ctx: Context, mount: Mount, *, background: bool = False) -> None:
     """Grow a mounted file system, if it can grow."""
-    host = ctx.host
-    name = disks.device_of(host, mount)
-    if name is None or not host.exists(f"/dev/{name}"):
-        return
     try:
-        wanted = growth(host, mount, name)
+        filesystems.grow(ctx.host, mount, background=UNIT if background else "")
     except ConfigError as error:
-        host.log.warning(f"{error} (resize_rootfs: false ends this warning)")
-        return
-    except OSError as error:
-        ctx.fail(f"{mount.target}: its size cannot be read: {error.strerror}: not grown")
-        return
-    if wanted is None:
-        return
-    if host.which(wanted.argv[0]) is None:
-        ctx.fail(f"{wanted.argv[0]}: not found: install {wanted.package} ({mount.target} is smaller than {name})")
-        return
-    argv = list(wanted.argv)
-    if background:
-        argv = ["systemd-run", "--no-block", "--collect", f"--unit={UNIT}", *argv]
-    try:
-        host.run(argv, live=LIVE)
-    except CommandError as error:
+        ctx.host.log.warning(f"{error} (resize_rootfs: false ends this warning)")
+    except CloudbootError as error:
         ctx.fail(str(error))

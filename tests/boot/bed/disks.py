@@ -10,12 +10,16 @@ MIB = 1 << 20
 
 
 class Disk(NamedTuple):
-    """A disk of a machine. `serial` of an EBS volume is the id without its dash (`vol0123456789abcdef0`)."""
+    """A disk of a machine. `serial` of an EBS volume is the id without its dash (`vol0123456789abcdef0`).
+
+    `address`: its PCI slot and function (`10.0` to `1f.7`), for more disks than there are slots; function 0 is needed.
+    """
 
     path: str
     serial: str = ""
     interface: Literal["nvme", "virtio"] = "nvme"
     format: Literal["raw", "qcow2"] = "raw"
+    address: str = ""
 
 
 def blank(dest: str, mib: int) -> str:

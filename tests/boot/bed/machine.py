@@ -244,6 +244,8 @@ class Machine:
         name = f"d{number}" if number >= 0 else "root"
         options = [f"driver={'nvme' if disk.interface == 'nvme' else 'virtio-blk-pci'}", f"drive={name}"]
         options += [f"id=dev-{name}"]
+        if disk.address:
+            options += [f"addr={disk.address}", "multifunction=on"]
         serial = disk.serial or (f"vol{number + 1:017x}" if disk.interface == "nvme" else "")
         return options + ([f"serial={serial}"] if serial else [])
 

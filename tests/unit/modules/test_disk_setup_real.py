@@ -6,75 +6,21 @@ import hashlib
 import os
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from boot.bed import Scratch, Trees, missing_tools
 from boot.bed.command import run
-from boot.bed.disks import blank as blank_image
 from cloudboot import blank
 from cloudboot.disks import Disks
 from cloudboot.modules import disk_setup as disk_setup_file
-from unit.modules.test_disks_real import TreeHost
+from unit.modules.treehost import Loop, TreeHost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cloudboot.module import Context
 
 pytestmark = pytest.mark.container
 MIB = 1 << 20
-
-
-class Loop(Protocol):
-    """Make a loop device of so many MiB that holds these bytes at a place, and zeros; return its path."""
-
-    def __call__(self, mib: int, content: bytes = b"", offset: int = 0) -> str: ...
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    reason = missing_tools("container")
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    if reason:
-        pytest.skip(reason)
-    with Scratch() as made:
-        yield made
-
-
-@pytest.fixture
-def host(scratch: Scratch) -> Iterator[TreeHost]:
-    with Trees() as trees, trees.get("trixie").overlay(scratch) as tree:
-        for name in ("dev", "proc", "sys"):
-            run(["mount", "--bind", f"/{name}", f"{tree.path}/{name}"])
-        yield TreeHost(tree.path)
-
-
-@pytest.fixture
-def loop(scratch: Scratch) -> Iterator[Loop]:
-    """Make loop devices; they go again, whatever the test comes to."""
-    made: dict[str, str] = {}
-
-    def make(mib: int, content: bytes = b"", offset: int = 0) -> str:
-        file = blank_image(scratch.file(f"disk{len(made)}"), mib)
-        with open(file, "r+b") as image:
-            image.seek(offset)
-            image.write(content)
-        name = run(["losetup", "--find", "--show", file]).stdout.strip()
-        made[name] = file
-        return name
-
-    try:
-        yield make
-    finally:
-        for name, file in made.items():
-            run(["umount", name], check=False)
-            run(["swapoff", name], check=False)
-            run(["partx", "--delete", name], check=False)
-            run(["losetup", "--detach", name], check=False)
-            os.unlink(file)
 
 
 def setup(host: TreeHost, config: dict[str, Any]) -> Context:

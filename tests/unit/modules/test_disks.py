@@ -235,23 +235,26 @@ class Arriving(Clock):
             plant(self.root, "/dev/xvdf", "")
 
 
-@pytest.mark.parametrize(("at", "said"), [(0.5, 0), (3.0, 1)])
+@pytest.mark.parametrize(("at", "said"), [(0.5, 0), (3.0, 1), (100.0, 1)])
 def test_a_late_volume_is_waited_for(tmp_path: Path, at: float, said: int) -> None:
     known = host(tmp_path, {"xvda": ""})
     clock = Arriving(known.root, at)
     mount_entries.wait_for(Disks(known, {}), ["sdf"], known, clock=clock, pause=clock.pause)
-    assert at <= clock.time - 100 < at + 0.5
+    assert at <= clock.time - 100 < at + 1.2
     assert len(known.console) == said
 
 
-def test_a_volume_that_never_comes_is_waited_for_ten_seconds(tmp_path: Path) -> None:
+def test_a_volume_that_never_comes_is_waited_for_once(tmp_path: Path) -> None:
     known = host(tmp_path, {"xvda": ""})
     clock = Clock()
     mount_entries.wait_for(Disks(known, {}), ["sdf", "sdg"], known, clock=clock, pause=clock.pause)
-    assert 10 <= clock.time - 100 < 10.5
-    assert known.console == ["mounts: waits for sdf, sdg to be attached, at most 10 s"]
-    mount_entries.wait_for(Disks(known, {}), ["ebs1.2"], known, who="disk_setup", clock=clock, pause=clock.pause)
-    assert known.console[1:] == ["disk_setup: waits for ebs1.2 to be attached, at most 10 s"]
+    assert 120 <= clock.time - 100 < 122
+    assert known.console == ["mounts: waits for sdf, sdg to be attached, at most 120 s"]
+    began = clock.time
+    mount_entries.wait_for(Disks(known, {}), ["sdg"], known, who="disk_setup", clock=clock, pause=clock.pause)
+    assert clock.time == began
+    mount_entries.wait_for(Disks(known, {}), ["ebs1.2", "sdf"], known, who="disk_setup", clock=clock, pause=clock.pause)
+    assert known.console[1:] == ["disk_setup: waits for ebs1.2 to be attached, at most 120 s"]
 
 
 def test_only_volumes_that_are_announced_are_waited_for(tmp_path: Path) -> None:

@@ -9,74 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from boot.bed import Disk, Machine, Namespace, Scratch, Trees, missing_tools, prepare_machine
+from boot.bed import Disk, Machine, Namespace, Scratch, Trees, prepare_machine
 from boot.bed.command import run
 from boot.bed.disks import blank, filesystem, gpt_image
-from casebook import NoFetcher
 from cloudboot import disks, filesystems, swapfile
-from cloudboot.commands import Commands
 from cloudboot.disks import Disks
-from cloudboot.host import Host
-from cloudboot.instance import Instance
-from cloudboot.log import Log
-from cloudboot.module import Context
+from cloudboot.modules import growfs as growfs_file
 from cloudboot.modules import growpart as growpart_file
 from cloudboot.modules import mounts as mounts_file
 from cloudboot.modules import resizefs as resizefs_file
-from cloudboot.process import Result, spawn
-from cloudboot.root import Root
+from unit.modules.treehost import TreeHost, needs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-
-def needs(tier: str) -> None:
-    """Skip where the tools are missing; in CI that is a failure."""
-    reason = missing_tools(tier)
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    if reason:
-        pytest.skip(reason)
-
-
-class TreeHost(Host):
-    """A host in a tree with the machine's own /dev, /proc and /sys, that believes to be live: tools run in a chroot."""
-
-    def __init__(self, directory: str) -> None:
-        root = Root(directory)
-        super().__init__(root, Log(root, echo=False))
-        self.live = True
-
-    def spawn(self, argv: Sequence[str], **options: Any) -> Result:
-        return spawn(["chroot", self.root.directory, *argv], **options)
-
-    def text(self, path: str) -> str | None:
-        # What is mounted, as a process in the tree sees it; its root is no mount of a disk.
-        if path == "/proc/self/mountinfo":
-            return self.spawn(["cat", path]).output
-        return super().text(path)
-
-    def context(self, name: str, config: dict[str, Any]) -> Context:
-        """Return what a module gets."""
-        return Context(
-            host=self, config=config, instance=Instance("i-0123456789abcdef0", "Ec2"), image={}, name=name, marks={},
-            commands=Commands(self, "/var/lib/cloudboot/instance", name), fetcher=NoFetcher(), first=True,
-        )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    needs("container")
-    with Scratch() as made:
-        yield made
-
-
-@pytest.fixture
-def host(scratch: Scratch) -> Iterator[TreeHost]:
-    with Trees() as trees, trees.get("trixie").overlay(scratch) as tree:
-        for name in ("dev", "proc", "sys"):
-            run(["mount", "--bind", f"/{name}", f"{tree.path}/{name}"])
-        yield TreeHost(tree.path)
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -163,6 +108,35 @@ def test_a_mounted_file_system_grows_once(
     state = os.statvfs(f"{host.root.directory}/grow")
     assert state.f_blocks * state.f_frsize > (large - 80) << 20
     assert host.spawn(["umount", "/grow"]).ok
+
+
+@pytest.mark.container
+@pytest.mark.parametrize(("kind", "small", "large"), [("xfs", 320, 600), ("btrfs", 128, 300)])
+@pytest.mark.parametrize("by", ["mounts", "growpart"])
+def test_a_volume_that_was_made_larger_is_used_to_its_end(
+    host: TreeHost, loop: Callable[[int], str], scratch: Scratch, kind: str, small: int, large: int, by: str
+) -> None:
+    name = loop(small)
+    assert host.spawn([f"mkfs.{kind}", "-q", f"/dev/{name}"]).ok
+    options = "defaults,nofail,x-systemd.growfs" if by == "mounts" else "defaults,nofail"
+    config: dict[str, Any] = {"mounts": [[f"/dev/{name}", "/data", kind, options]]}
+    if by == "growpart":
+        config["growpart"] = {"devices": ["/", "/data"]}
+    mounts_file.apply(host.context("mounts", config), Disks(host, {}))
+    try:
+        for made_larger in (False, True, False):
+            if made_larger:
+                os.truncate(scratch.file("disk0"), large << 20)
+                run(["losetup", "--set-capacity", f"/dev/{name}"])
+            host.changes.clear()
+            ctx = host.context("growfs", config)
+            growfs_file.growfs.function(ctx)
+            assert ctx.failures == []
+            assert len(host.changes) == made_larger
+        state = os.statvfs(f"{host.root.directory}/data")
+        assert state.f_blocks * state.f_frsize > (large - 80) << 20
+    finally:
+        assert host.spawn(["umount", "/data"]).ok
 
 
 @pytest.mark.container

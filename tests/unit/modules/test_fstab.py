@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cloudboot import fstab
 from cloudboot.fstab import MARK, Entry
-from cloudboot.mount_entries import unit_name
+from cloudboot.mount_points import unit_name
 
 FIELDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x0b\x0c"), min_size=1).filter(
     lambda text: not text.startswith("#")
