@@ -83,6 +83,7 @@ def report(host: Host, status: Status, found: ConsumedRoot | None) -> None:
     for text in found.refused:
         status.recoverable(f"root: refused: {text}")
     if not found.used:
+        status.values["fallback"] = found.reason
         status.recoverable(f"root: the image itself is booted: {found.reason}")
         host.log.say(f"the image itself is booted: {found.reason}")
         return

@@ -138,6 +138,8 @@ def _text(values: dict[str, Any], state: str, note: str, *, long: bool) -> list[
         root = values["root"]
         called = f"{root['volume']} ({root['device']})" if root["volume"] else root["device"]
         lines.append(f"root: {called}, {root['mode']}, UUID {root['uuid']}: it is the machine, whatever the instance")
+    if values["fallback"]:
+        lines.append(f"root: the image itself is booted: {values['fallback']}")
     if values.get("lease"):
         lines.append(f"lease: {values['lease']}")
     if values["doing"]:

@@ -25,8 +25,9 @@ ENDED = ("done", "failed", "skipped")
 class Status:
     """The state of this boot, written down after every change of it.
 
-    `values` is what status.json holds: instance, root (the volume, where the root is on one), datasource, stages,
-    modules, errors, recoverable, doing. `on_stage` is called when a stage has begun or ended, and when the boot ends.
+    `values` is what status.json holds: instance, root (the volume, where the root is on one), fallback (why it is not,
+    where it should be), datasource, stages, modules, errors, recoverable, doing. `on_stage` is called when a stage has
+    begun or ended, and when the boot ends.
     """
 
     def __init__(self, host: Host) -> None:
@@ -141,6 +142,7 @@ def _empty(boot: str) -> dict[str, Any]:
         "boot": boot,
         "instance": None,
         "root": None,
+        "fallback": "",
         "kind": None,
         "datasource": None,
         "note": "",

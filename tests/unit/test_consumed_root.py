@@ -6,12 +6,13 @@ import itertools
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from casebook import NoFetcher, ScratchHost, plant
+from casebook import Book, NoFetcher, ScratchHost, plant
 from cloudboot import blank, consumed_root, disks, disks_verb, planning, root_volume, volumes
 from cloudboot.boot import Boot
 from cloudboot.commands import Commands
@@ -212,6 +213,25 @@ def test_an_outage_on_another_instance_changes_no_key(machine: Machine, keyed: s
     assert machine.text(HOST_KEY) == "mine\n"
 
 
+def test_hardware_that_says_nothing_and_a_service_that_is_late(machine: Machine, keyed: str) -> None:
+    """The login waits for a second; the config stage finds out that the instance is another, and lets its key in."""
+    rooted = Rooted(machine)
+    with machine.serve(A, keyed):
+        rooted.boot()
+    own_host_key(machine)
+    before = machine.text(KEYS) or ""
+    began = time.monotonic()
+    status = rooted.boot(Stage.LOCAL, Stage.NETWORK)
+    assert time.monotonic() - began < 10
+    assert (status["kind"], status["crawled"]) == ("same", None)
+    assert machine.text(KEYS) == before
+    with machine.serve(B, keyed, keys=[OTHER]):
+        status = machine.boot(Stage.CONFIG, new=False).status.values
+    assert (status["kind"], status["instance"]) == ("same", B)
+    assert OTHER in (machine.text(KEYS) or "")
+    assert machine.text(HOST_KEY) == "mine\n"
+
+
 def test_a_new_volume_on_a_known_instance_is_a_new_machine(machine: Machine) -> None:
     plant(machine.root, ASSET, f"{A}\n")
     with machine.serve(A):
@@ -276,11 +296,16 @@ def test_fallback_is_said_everywhere(machine: Machine, capsys: pytest.CaptureFix
     ]
     assert machine.result()["status"] == "degraded"
     assert any("the image itself is booted" in line for line in machine.lines)
+    assert status["fallback"] == "no volume says that it is the root (waited 30 s)"
     assert machine.root.readlink("/var/lib/cloudboot/instance") == f"instances/{A}"
     from cloudboot.cli import main
 
+    assert main(["status", "--root", machine.root.outside("/")]) == 2
+    assert "root: the image itself is booted: no volume says" in capsys.readouterr().out
     main(["why", "consume", "--root", machine.root.outside("/")])
-    assert "The image itself is booted: no volume says" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "The image itself is booted: no volume says" in shown
+    assert "Refused as a root: nvme2n1 (vol-9): it is not signed." in shown
 
 
 def test_status_shows_both(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -418,3 +443,21 @@ def test_a_nearly_full_root_is_said_in_status_and_on_the_console(
     (said,) = [text for text in status.values["recoverable"] if text not in before] or before
     assert said == "root: vol-0123 (nvme1n1): is nearly full: 32 MiB are free: make room, or attach a larger volume"
     assert said in host.console
+
+
+@pytest.mark.parametrize(("instance", "armed"), [(A, False), (B, True)])
+def test_a_lease_that_was_taken_back_on_another_instance(tmp_path: Path, instance: str, armed: bool) -> None:
+    """The paid hour is the instance's: what was said of another one's does not count."""
+    metadata = {"instance-id": A}
+    case = {"config": {"lease": {"until": "8h"}}, "tree": {"/proc/uptime": "20.00 30.00\n"}, "metadata": metadata}
+    book = Book(case, tmp_path, "lease")
+    book.run()
+    state = f"{book.ledger.folder}/lease/state.json"
+    kept = json.loads(book.host.text(state) or "")
+    assert kept["who"]["instance_id"] == A
+    kept["term"].update(state="cancelled", boot="an earlier one")
+    plant(book.root, state, json.dumps(kept))
+    book.instance = book.instance._replace(id=instance, root=A)
+    book.ledger.instance = instance
+    book.run()
+    assert json.loads(book.host.text(state) or "")["term"]["state"] == ("armed" if armed else "cancelled")

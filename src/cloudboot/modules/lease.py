@@ -135,6 +135,8 @@ def lease(ctx: Context) -> None:
     folder = f"{ctx.commands.folder}/lease"
     wanted = ctx.config.get("lease")
     known = leases.load(ctx.host, folder)
+    if known is not None and known.who.get("instance_id") != ctx.instance.id:
+        known = None  # of another instance, which this root was on: its paid hour is not ours
     spec = checked(ctx, wanted) if wanted is not None else None
     if spec is None:
         take_back(ctx, folder)
