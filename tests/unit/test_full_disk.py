@@ -24,6 +24,8 @@ from unit.test_runner import World, make
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cloudboot.actions import Action
+
 MIB = 1 << 20
 FULL = "No space left on device"
 SCRIPTED = f"{DATA}runcmd: [echo hello]\n"
@@ -153,31 +155,60 @@ def test_a_volume_on_another_instance(small: Small) -> None:
 # -- wherever it begins
 
 
-@pytest.mark.parametrize("first", range(0, 60, 4))
-def test_no_stage_dies_wherever_the_room_ends(tmp_path: Path, first: int) -> None:
-    """From one change on, none that is not in /run can be made: on an instance that is new."""
-    machine = Machine(tmp_path)
-    plant(machine.root, ASSET, f"{A}\n")
+def room_for(changes: int) -> Callable[[int, Action], None]:
+    """Return what lets so many changes be made on the disk, and then none any more; /run has room for ever."""
     steps = itertools.count()
 
-    def full(_: int, action: object) -> None:
+    def full(_: int, action: Action) -> None:
         path = getattr(action, "path", "/run")
-        if next(steps) >= first and not path.startswith("/run") and type(action).__name__ != "Remove":
+        if not path.startswith("/run") and next(steps) >= changes:
             raise OSError(errno.ENOSPC, FULL, path)
 
+    return full
+
+
+def without_room(machine: Machine, first: int) -> dict[str, Any]:
+    """Boot, each stage a process of its own, with room for so many changes; return the status."""
+    room = room_for(first)
+    for stage in Stage:
+        boot = Boot(Host(machine.root, Log(machine.root, echo=False), on_change=room))
+        boot.run([stage])
+    return boot.status.values
+
+
+@pytest.mark.parametrize("first", range(0, 48, 3))
+def test_no_stage_dies_wherever_the_room_ends(tmp_path: Path, first: int) -> None:
+    machine = Machine(tmp_path)
+    plant(machine.root, ASSET, f"{A}\n")
     with machine.serve(A, SCRIPTED):
-        for stage in Stage:
-            host = Host(machine.root, Log(machine.root, echo=False), on_change=full)
-            boot = Boot(host)
-            boot.run([stage])
-        status = boot.status.values
+        status = without_room(machine, first)
         assert states(status) <= {"done", "skipped"}, status["errors"]
         assert {"users_groups", "ssh"} <= set(status["modules"])
         status = machine.boot().status.values
     assert states(status) <= {"done", "skipped"}
-    assert status["errors"] == []
+    # Where it could be noted that the script started, and not that it ended, it is not run twice.
+    assert set(status["errors"]) <= {"runcmd item 1: interrupted"}
     assert machine.text(KEYS)
     assert machine.text("/etc/motd") == "hi"
+
+
+@pytest.mark.parametrize("first", range(0, 16, 2))
+def test_no_stage_dies_on_another_instance(tmp_path: Path, first: int) -> None:
+    machine = Machine(tmp_path)
+    plant(machine.root, consumed_root.FILE, USED)
+    plant(machine.root, ASSET, f"{A}\n")
+    with machine.serve(A, SCRIPTED):
+        machine.boot(new=False)
+    plant(machine.root, ASSET, f"{B}\n")
+    with machine.serve(B, SCRIPTED, keys=[OTHER]):
+        for room in (first, 1000):
+            machine.root.remove("/run")
+            plant(machine.root, consumed_root.FILE, USED)
+            status = without_room(machine, room)
+            assert states(status) <= {"done", "skipped"}, status["errors"]
+            assert status["kind"] == "same"
+    assert status["errors"] == []
+    assert OTHER in (machine.text(KEYS) or "")
 
 
 def test_a_script_that_cannot_be_noted_is_not_run(tmp_path: Path) -> None:
