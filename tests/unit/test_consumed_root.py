@@ -16,6 +16,7 @@ from casebook import Book, NoFetcher, ScratchHost, plant
 from cloudboot import blank, consumed_root, disks, disks_verb, planning, root_volume, volumes
 from cloudboot.boot import Boot
 from cloudboot.commands import Commands
+from cloudboot.compat import files
 from cloudboot.host import Host
 from cloudboot.instance import Identity, Instance, Kind, decide, may_have_moved
 from cloudboot.ledger import Marker, State
@@ -461,3 +462,11 @@ def test_a_lease_that_was_taken_back_on_another_instance(tmp_path: Path, instanc
     book.ledger.instance = instance
     book.run()
     assert json.loads(book.host.text(state) or "")["term"]["state"] == ("armed" if armed else "cancelled")
+
+
+def test_cloud_inits_files_name_the_instance(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    files.adopt(Host(root, Log(root, echo=False)), KEY, B)
+    assert root.read(f"{files.LIB}/data/instance-id") == f"{B}\n".encode()
+    assert root.readlink(files.INSTANCE) == f"instances/{KEY}"
+    assert root.readlink(f"{files.INSTANCE}/user-data.txt") == f"/var/lib/cloudboot/instances/{KEY}/user-data"
