@@ -470,3 +470,26 @@ def test_cloud_inits_files_name_the_instance(tmp_path: Path) -> None:
     assert root.read(f"{files.LIB}/data/instance-id") == f"{B}\n".encode()
     assert root.readlink(files.INSTANCE) == f"instances/{KEY}"
     assert root.readlink(f"{files.INSTANCE}/user-data.txt") == f"/var/lib/cloudboot/instances/{KEY}/user-data"
+
+
+class Counting(Root):
+    """A tree that counts how often the initramfs's word is looked for."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        self.asked = 0
+
+    def read(self, path: str, *limit: int) -> bytes | None:
+        self.asked += path == consumed_root.FILE
+        return super().read(path, *limit)
+
+
+def test_an_ordinary_machine_looks_once_in_a_stage(machine: Machine) -> None:
+    plant(machine.root, ASSET, f"{A}\n")
+    with machine.serve(A):
+        machine.boot()
+        machine.root.remove("/run")
+        for stage in Stage:
+            root = Counting(machine.root.directory)
+            Boot(Host(root, Log(root, echo=False))).run([stage])
+            assert root.asked == 1, stage
