@@ -14,11 +14,10 @@ import pytest
 from boot.bed import Scratch
 from boot.bed.command import run
 from cloudboot.cli import main
-from unit.modules.treehost import needs
 from unit.test_root_volume import SCRIPT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 WAIT = "unsigned no\notherwise fallback\nwait 0\nrebase no\n"
 # What is there afterwards, as the system would find it: the mounts, the report, and that the root can be written or not.
@@ -29,13 +28,6 @@ echo "== files"; cd "$rootmnt"; find . -xdev -path ./lost+found -prune -o -print
 echo "== fstab"; cat "$rootmnt/etc/fstab"
 echo "== end"
 """
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    needs("container")
-    with Scratch() as made:
-        yield made
 
 
 class Bench:
@@ -345,11 +337,21 @@ def test_a_dirty_volume_is_used_after_its_check(bench: Bench) -> None:
     assert "recovering journal" in found.output
 
 
-def test_a_damaged_volume_is_left(bench: Bench) -> None:
+def test_a_volume_that_cannot_be_mounted_is_left(bench: Bench) -> None:
     volume = bench.volume("root: {mode: overlay}\n")
     run(["debugfs", "-w", "-R", "clri <2>", volume])
+    before = digest(volume)
+    assert "cannot be mounted for a look" in bench.boot(volume).report["refused"]
+    assert digest(volume) == before
+
+
+def test_a_volume_that_its_check_cannot_mend_is_left(bench: Bench) -> None:
+    volume = bench.volume("root: {mode: overlay}\n", files={"folder/file": "text"})
+    for change in ("set_inode_field /folder mode 0100644", "set_super_value state 2"):
+        run(["debugfs", "-w", "-R", change, volume])
     found = bench.boot(volume)
-    assert found.report["state"] == "fallback"
+    assert found.report == {"state": "fallback", "reason": "vdb: its file system is damaged: e2fsck /dev/vdb"}
+    assert [line.split()[:2] for line in found.mounts] == [["/root", "ext4"]]
 
 
 def test_xfs(bench: Bench, scratch: Scratch) -> None:

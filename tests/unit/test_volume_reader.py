@@ -33,13 +33,6 @@ SAYS = b"mount: {where: /srv/data}\n"
 PAYLOAD = b"#!/bin/sh\necho hello\n"
 
 
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    needs("container")
-    with Scratch() as made:
-        yield made
-
-
 @pytest.fixture
 def host() -> Host:
     root = Root("/")

@@ -10,18 +10,10 @@ import pytest
 from boot.bed import Scratch, Trees
 from boot.bed.command import run
 from boot.bed.disks import blank as blank_image
-from unit.modules.treehost import Loop, TreeHost, needs
+from unit.modules.treehost import Loop, TreeHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def scratch() -> Iterator[Scratch]:
-    """A directory for a file's tests."""
-    needs("container")
-    with Scratch() as made:
-        yield made
 
 
 @pytest.fixture
