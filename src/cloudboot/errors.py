@@ -37,8 +37,10 @@ class CommandError(CloudbootError):
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         if status == 127:
             how = "not found: install the package that holds it"
-        lines = [line for line in output.strip().splitlines() if line.strip()]
-        said = f": {lines[-1].strip()}" if lines else ""
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        # What a tool prints by the way may come after its complaint, which begins with its name.
+        own = [line for line in lines if line.startswith(f"{argv[0].rpartition('/')[2]}: ")]
+        said = f": {(own or lines)[-1]}" if lines else ""
         super().__init__(f"{' '.join(argv)[:200]}: {how}{said}")
 
 

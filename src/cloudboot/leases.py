@@ -7,6 +7,7 @@ What the owner wants and what has become of it is small JSON in the instance's f
 from __future__ import annotations
 
 from cloudboot import lease_units as units
+from cloudboot import systemd
 from cloudboot.actions import MakeDir, Remove, WriteFile
 from cloudboot.instance import LINK
 from cloudboot.lease_time import ARMED, CLOSING, Now, Term, Terms, duration, stamp
@@ -194,8 +195,8 @@ def begin_work(host: Host, lease: Lease) -> None:
 
 def awaited(host: Host, unit: str) -> bool:
     """Tell whether a unit is up, or has been, or is to come up in this boot."""
-    state = host.ask(["systemctl", "show", "-p", "ActiveState,Job", unit], timeout=10).output.split()
-    return "ActiveState=inactive" not in state or any(word not in ("Job=", "Job=0") for word in state if "Job=" in word)
+    shown = host.ask(["systemctl", "show", "-p", "ActiveState,Job", unit], timeout=10).output
+    return "ActiveState=inactive" not in shown.splitlines() or systemd.working(shown)
 
 
 def disarm(host: Host, patience: float = 60) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cloudboot import disks
+from cloudboot import disks, systemd
 from cloudboot.errors import CommandError
 from cloudboot.typed import TYPE_CHECKING, NamedTuple
 
@@ -51,19 +51,6 @@ def is_mounted(host: Host, target: str) -> bool:
     return disks.mounted(host, host.root.resolve(target)) is not None
 
 
-def unit_name(target: str) -> str:
-    """Return the unit that systemd makes of a mount point (systemd-escape --path --suffix=mount)."""
-    path = "/".join(part for part in target.split("/") if part)
-    if not path:
-        return "-.mount"
-    escaped = ""
-    for number, byte in enumerate(path.encode()):
-        char = chr(byte)
-        plain = char.isascii() and (char.isalnum() or char in ":_" or (char == "." and number))
-        escaped += "-" if char == "/" else char if plain else f"\\x{byte:02x}"
-    return f"{escaped}.mount"
-
-
 def leave_to_systemd(
     host: Host,
     target: str,
@@ -72,14 +59,15 @@ def leave_to_systemd(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait while systemd is about to mount a line that it knows from this boot's start.
+    """Wait while systemd is about to mount a line that it knows from this boot's start, or to grow what it has mounted.
 
-    Two mounts at once stack: the kernel's new mount interface does not refuse the same file system twice.
+    Two mounts at once stack: the kernel's new mount interface does not refuse the same file system twice. Of two that
+    grow a file system at once it refuses one (EBUSY).
     """
+    units = [systemd.mount_unit(target), f"systemd-growfs@{systemd.escaped(target)}.service"]
     end = clock() + limit
     while clock() < end:
-        answer = host.ask(["systemctl", "show", "-p", "Job,ActiveState", unit_name(target)], timeout=10)
-        facts = dict(line.partition("=")[::2] for line in answer.output.splitlines())
-        if facts.get("ActiveState") != "activating" and facts.get("Job", "") in ("", "0"):
+        answer = host.ask(["systemctl", "show", "-p", "Job,ActiveState", *units], timeout=10)
+        if not systemd.working(answer.output):
             return
         sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from cloudboot import systemd
 from cloudboot.status import RESULT, STATUS, load, verdict
 from cloudboot.typed import TYPE_CHECKING, Any
 
@@ -114,10 +115,7 @@ def _active(host: Host) -> bool:
     answer = host.spawn(["systemctl", "show", "-p", "Job,ActiveState", *units], timeout=10)
     if not answer.ok:
         return host.exists("/run/systemd/system")  # it runs, and does not listen yet
-    if any(
-        line == "ActiveState=activating" or (line.startswith("Job=") and line not in ("Job=", "Job=0"))
-        for line in answer.output.splitlines()
-    ):
+    if systemd.working(answer.output):
         return True
     return host.spawn(["systemctl", "is-system-running"], timeout=10).output.strip() == "initializing"
 

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "cloudboot"
 
 # Each may import what stands in its own row or an earlier one.
 ROWS = [
-    "typed errors problem process root checker netlink handler_host openpgp superblock volume_worker",
+    "typed errors problem process root systemd checker netlink handler_host openpgp superblock volume_worker",
     "actions log host http",
     "instance route disks udev filesystems distro firewall fstab hostname passwords apt apt_sources identity_file",
     "imds userdata datasource datasources config netfilter proof hostkeys sshd sshkeys status lock lease_time",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudboot import fstab
 from cloudboot.fstab import MARK, Entry
-from cloudboot.mount_points import unit_name
 
 FIELDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x0b\x0c"), min_size=1).filter(
     lambda text: not text.startswith("#")
@@ -73,22 +68,3 @@ def test_an_option_is_not_given_twice() -> None:
 
 def test_short_lines_and_comments() -> None:
     assert fstab.parse("# x\n\n/dev/sda1 /\nproc /proc proc\n") == [Entry("proc", "/proc", "proc")]
-
-
-@pytest.mark.parametrize(
-    ("target", "unit"),
-    [
-        ("/srv/data", "srv-data.mount"),
-        ("/", "-.mount"),
-        ("/a-b/.c d/", "a\\x2db-.c\\x20d.mount"),
-        ("/.hidden", "\\x2ehidden.mount"),
-        ("/é", "\\xc3\\xa9.mount"),
-    ],
-)
-def test_unit_of_a_mount_point(target: str, unit: str) -> None:
-    assert unit_name(target) == unit
-    if shutil.which("systemd-escape"):
-        shown = subprocess.run(
-            ["systemd-escape", "--path", "--suffix=mount", target], check=True, capture_output=True, text=True
-        )
-        assert shown.stdout.strip() == unit
