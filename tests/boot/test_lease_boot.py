@@ -271,6 +271,7 @@ def test_cancel_holds_until_the_next_start(trixie: World) -> None:
         assert 2500 < status(trixie)["left"] < 2700
 
         # Somebody else's shutdown is reported too, before the machine stops.
+        trixie.box.wait_for(["systemctl", "is-active", "--quiet", "cloudboot-lease-run-load.service"], 20)
         trixie.inside("rm /var/tmp/report.json")
         trixie.box.poweroff()
         assert [run["state"] for run in json.loads(disk(trixie, "/var/tmp/report.json"))["run"]] == ["interrupted"]

@@ -112,8 +112,9 @@ def shake(inside: Inside, times: str) -> None:
     def log() -> str:
         return inside.ask(f"cat {STORM_LOG}").stdout
 
-    over = wait_until(lambda: "storm: over" in log(), 200, 0.5)
-    assert over, f"{log()}\n{inside.ask('journalctl -b -u storm').stdout}"
+    if not wait_until(lambda: "storm: over" in log(), 200, 0.5):
+        told = inside.ask(f"cat {STORM_LOG}; journalctl -b -u storm")
+        raise AssertionError(told.stdout + told.stderr)
 
 
 @pytest.mark.container
