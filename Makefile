@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two workers, a file of tests at a time, the slow ones first (tests/conftest.py). A machine's emulator is one thread.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test quick bench compare powercuts docs setup boot-setup clean
 
@@ -35,10 +37,10 @@ demo: setup
 	@$(BIN)/cloudboot demo
 
 quick: setup
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(TWO) tests/unit
 
 test: setup boot-setup
-	$(BIN)/pytest
+	$(BIN)/pytest $(TWO)
 
 docs: setup
 	$(BIN)/python -m cloudboot.schema > docs/cloud-config.schema.json.new

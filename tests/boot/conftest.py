@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from boot.bed import KeyPair, Namespace, Scratch, Tree, Trees, leftovers, missing_tools, sweep
+from boot.bed import KeyPair, Namespace, Scratch, Tree, Trees, missing_tools, sweep
 from boot.worlds import World, baked, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIERS = ("container", "machine")
+TIERS = ("machine", "container")
 _why_not = functools.cache(missing_tools)
 
 
@@ -25,18 +25,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("CI") == "true":
                 pytest.fail(reason, pytrace=False)
             pytest.skip(reason)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if anything that the bed made is left."""
-    if os.geteuid() != 0:  # then nothing was made
-        return
-    if left := leftovers(os.getpid()):
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line("boot tests left behind: " + "; ".join(left), red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -280,7 +280,7 @@ def test_machine_keeps_what_was_synced_over_a_power_cut(tree_bookworm: Tree) -> 
             box.boot()
             box.wait_console(r"boot 2 of Bochs, 131072 sectors\b")
             box.wait_exit()  # the second time, it reboots
-            assert box.boots >= 2
+            assert box.boots == 2
 
 
 @pytest.mark.machine
@@ -314,6 +314,5 @@ def test_machine_looks_like_ec2(tree_trixie: Tree, key_pair: KeyPair) -> None:
             serials = box.ssh(key_pair, "root", ["lsblk", "-dno", "SERIAL", "/dev/nvme0n1", "/dev/nvme1n1"])
             assert serials.stdout.split() == ["vol0123456789abcdef0", "vol0123456789abcdef1"]
             box.powerdown()
-            assert "Oops" not in box.console()
             done = time.monotonic()
     print(f"image {made - began:.1f} s, boot to probe {up - made:.1f} s, ssh to power-off {done - up:.1f} s")

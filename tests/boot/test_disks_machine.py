@@ -142,7 +142,7 @@ def test_32_volumes(baked_trixie: Tree, scratch: Scratch, key_pair: KeyPair) -> 
         for number, name in enumerate(names)
     ]
     sums = [checksum(disk.path) for disk in disks]
-    with Namespace() as ns, Machine(ns, scratch, image, baked_trixie, disks=disks) as machine:
+    with Namespace() as ns, Machine(ns, scratch, image, baked_trixie, disks=disks, cpus=2) as machine:
 
         def ask(line: str) -> subprocess.CompletedProcess[str]:
             return machine.ssh(key_pair, "debian", ["sudo", "sh", "-c", line], check=False, timeout=280)

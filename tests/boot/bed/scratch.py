@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ TAG = re.compile(r"cbt-(\d+)-[0-9a-f]{6}")
 NETNS = "/run/netns"
 TOOLS = {
     "container": ["mmdebstrap", "systemd-nspawn", "ip", "nft", "nsenter", "mount", "ssh", "ssh-keygen", "dpkg-deb"],
-    "machine": ["mmdebstrap", "qemu-system-x86_64", "qemu-img", "mkfs.ext4", "sfdisk", "ip", "ssh", "ssh-keygen"],
+    "machine": ["mmdebstrap", "qemu-img", "mkfs.ext4", "sfdisk", "ip", "ssh", "ssh-keygen"],
 }
 
 
@@ -185,6 +186,16 @@ def leftovers(owner: int, cache: str | None = None) -> list[str]:
 def sweep(cache: str | None = None) -> None:
     """Remove what test processes left that no longer live (a killed pytest cannot clean up after itself)."""
     base = f"{cache or cache_directory()}/scratch"
+    os.makedirs(base, exist_ok=True)
+    lock = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of one run begin at the same time
+        _sweep(base)
+    finally:
+        os.close(lock)
+
+
+def _sweep(base: str) -> None:
     for pid, starter in _marked_processes().items():
         if _dead(starter):
             try:

@@ -17,7 +17,7 @@ from boot.bed.scratch import cache_directory, unmount_below
 if TYPE_CHECKING:
     from boot.bed.scratch import Scratch
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when `_clean` or the way a tree is built changes: cached trees of other formats are not used."""
 
 BUILD_TIMEOUT = 900.0
@@ -64,6 +64,10 @@ SUITES: dict[str, list[str]] = {
     # The index of a suite in development expires while a mirror snapshot stands still.
     "forky": ['--aptopt=Acquire::Check-Valid-Until "false"'],
 }
+
+# Debian 12's QEMU breaks or hangs a guest's kernel in one boot of some twenty, and takes half as long again.
+EMULATOR = "trixie"
+EMULATOR_PACKAGES = ["qemu-system-x86"]
 
 HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
 
@@ -142,7 +146,6 @@ class Trees:
         self._locks: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        os.makedirs(self.cache, exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,11 +163,19 @@ class Trees:
         Building takes about a minute. `extra=("cloud-init",)` is the reference agent for comparisons. Two
         processes that want the same tree wait for each other. Raises BedError if it cannot be built.
         """
-        packages = [*PACKAGES, *extra]
-        digest = hashlib.sha256(json.dumps([FORMAT, packages, SUITES[suite]]).encode()).hexdigest()[:12]
-        name = "-".join([suite, *extra, digest])
+        return Tree(suite, (self._kept("-".join([suite, *extra]), suite, "minbase", [*PACKAGES, *extra]),))
+
+    def emulator(self) -> str:
+        """Return a directory with Debian 13's QEMU and its libraries, unpacked but not installed; fetch it if need be."""
+        return self._kept("emulator", EMULATOR, "extract", EMULATOR_PACKAGES)
+
+    def _kept(self, label: str, suite: str, variant: str, packages: list[str]) -> str:
+        """Return the path of a tree in the cache, built if it is not there; it stays until `close`."""
+        digest = hashlib.sha256(json.dumps([FORMAT, variant, packages, SUITES[suite]]).encode()).hexdigest()[:12]
+        name = f"{label}-{digest}"
         path = f"{self.cache}/{name}"
         if name not in self._locks:
+            os.makedirs(self.cache, exist_ok=True)
             lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._locks[name] = lock
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -173,9 +184,9 @@ class Trees:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not os.path.isdir(path):
                     self._make_room()
-                    _build(suite, packages, path)
+                    _build(suite, variant, packages, path)
                 fcntl.flock(lock, fcntl.LOCK_SH)
-        return Tree(suite, (path,))
+        return path
 
     def _make_room(self) -> None:
         """Remove trees that no process holds, the one built longest ago first, until there is room for another."""
@@ -194,14 +205,14 @@ class Trees:
                 os.close(lock)
 
 
-def _build(suite: str, packages: list[str], path: str) -> None:
+def _build(suite: str, variant: str, packages: list[str], path: str) -> None:
     """Build a tree at `path`: complete or not at all. Called with the tree's lock held."""
     draft = f"{path}.part"
     if os.path.isdir(draft):  # its builder was killed: the lock is ours now
         unmount_below(draft)
         shutil.rmtree(draft)
-    argv = ["mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory", f"--include={','.join(packages)}"]
-    argv += [*SUITES[suite], suite, draft]
+    argv = ["mmdebstrap", f"--variant={variant}", "--mode=root", "--format=directory"]
+    argv += [f"--include={','.join(packages)}", *SUITES[suite], suite, draft]
     if mirror := os.environ.get("CLOUDBOOT_MIRROR"):  # else mmdebstrap's own choice for the suite
         argv.append(f"deb {mirror} {suite} main")
     log = f"{path}.log"
@@ -214,7 +225,8 @@ def _build(suite: str, packages: list[str], path: str) -> None:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             unmount_below(draft)
             raise BedError(f"{suite}: tree not built: {error}: see {log}") from error
-    _clean(draft)
+    if variant != "extract":
+        _clean(draft)
     os.utime(draft, (time.time(), time.time()))
     os.rename(draft, path)
 
