@@ -14,6 +14,8 @@ from cloudboot.typed import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from requests import PreparedRequest, Response, Session
+
 CONNECT_TIMEOUT = 5.0  # seconds
 READ_TIMEOUT = 20.0
 SIZE_LIMIT = 16 << 20  # bytes
@@ -50,7 +52,10 @@ class Fetcher:
         deadline: float = 60.0,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """GET a URL. Raises CloudbootError naming the last failure after `tries` tries or `deadline` seconds."""
+        """GET a URL. Raises CloudbootError naming the last failure after `tries` tries or `deadline` seconds.
+
+        `headers` are the owner's, and may be secret: who is redirected to gets them on the same host only.
+        """
         return self._request("GET", url, None, tries, pause, deadline, headers)
 
     def post(
@@ -83,14 +88,16 @@ class Fetcher:
                 last = f"no time left ({deadline:.0f} s); {last}"
                 break
             try:
-                with requests.request(
-                    method,
-                    url,
-                    data=dict(form) if form is not None else None,
-                    timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
-                    stream=True,
-                    headers=dict(headers or {}),
-                ) as answer:
+                with (
+                    _session(dict(headers or {})) as session,
+                    session.request(
+                        method,
+                        url,
+                        data=dict(form) if form is not None else None,
+                        timeout=(min(CONNECT_TIMEOUT, left), min(READ_TIMEOUT, left)),
+                        stream=True,
+                    ) as answer,
+                ):
                     body = answer.raw.read(SIZE_LIMIT + 1, decode_content=True)
                     if len(body) > SIZE_LIMIT:
                         raise CloudbootError(f"{url}: larger than {SIZE_LIMIT >> 20} MiB: not read")
@@ -102,3 +109,20 @@ class Fetcher:
             except (requests.RequestException, OSError) as error:
                 last = type(error).__name__
         raise CloudbootError(f"{method} {url}: {last}")
+
+
+def _session(headers: Mapping[str, str]) -> Session:
+    """Return a session that sends these headers, and takes them out where it would take out `Authorization`."""
+    import requests
+
+    class Own(requests.Session):
+        def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
+            super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
+            urls = response.request.url, prepared_request.url
+            if self.should_strip_auth(*urls):  # type: ignore[no-untyped-call]
+                for name in headers:
+                    prepared_request.headers.pop(name, None)
+
+    session = Own()
+    session.headers.update(headers)
+    return session

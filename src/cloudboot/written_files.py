@@ -162,10 +162,8 @@ def fetch(ctx: Context, number: int, source: dict[str, Any]) -> bytes | None:
     if not uri.startswith(("http://", "https://")):
         ctx.report(f"write_files[{number}].source: only http, https and file are supported: {uri!r}", place)
         return None
-    if source.get("headers"):
-        ctx.report(f"write_files[{number}].source.headers: not supported yet: not sent", place, Level.WARNING)
     try:
-        return ctx.fetcher.get(uri, tries=SOURCE_TRIES, pause=SOURCE_PAUSE).body
+        return ctx.fetcher.get(uri, tries=SOURCE_TRIES, pause=SOURCE_PAUSE, headers=source.get("headers")).body
     except NeedsNetwork:
         raise
     except CloudbootError as error:

@@ -27,6 +27,8 @@ class Server(HTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.statuses: list[int] = []
         self.asked: list[tuple[str, str, dict[str, list[str]]]] = []
+        self.tokens: list[tuple[str, str | None]] = []
+        self.moved: dict[str, str] = {}
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
@@ -38,7 +40,12 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         self.server.asked.append((self.command, self.path, parse_qs(body)))
-        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
+        self.server.tokens.append((self.path, self.headers["X-Token"]))
+        if moved := self.server.moved.get(self.path):
+            self.send_response(302)
+            self.send_header("Location", moved)
+        else:
+            self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
         self.send_header("Content-Length", "6")
         self.end_headers()
         self.wfile.write(b"hello\n")
@@ -119,6 +126,25 @@ def test_file_from_a_url(server: Server, tmp_path: Path) -> None:
     book = run(tmp_path, "write_files", {"write_files": files}, fast())
     assert book.host.read("/etc/app") == b"hello\n"
     assert book.status.values["recoverable"] == []
+
+
+def test_headers_are_sent_to_their_host_only(server: Server, tmp_path: Path) -> None:
+    elsewhere = server.url("/third").replace("127.0.0.1", "localhost")
+    server.moved = {"/first": "/second", "/second": elsewhere}
+    server.statuses = [503]
+    files = [{"path": "/etc/app", "source": {"uri": server.url("/first"), "headers": {"X-Token": "hunter2"}}}]
+    book = run(tmp_path, "write_files", {"write_files": files}, fast())
+    assert book.host.read("/etc/app") == b"hello\n"
+    assert server.tokens == [("/first", "hunter2"), ("/second", "hunter2"), ("/third", None)] * 2
+
+
+def test_a_header_that_cannot_be_sent_is_not_shown(server: Server, tmp_path: Path) -> None:
+    source = {"uri": server.url("/app"), "headers": {"X-Token": "hunter2\nX: y"}}
+    book = run(tmp_path, "write_files", {"write_files": [{"path": "/etc/app", "source": source}]}, fast())
+    assert not book.host.exists("/etc/app")
+    [told] = book.status.values["recoverable"]
+    assert "InvalidHeader" in told
+    assert "hunter2" not in told
 
 
 def test_file_from_a_url_that_fails(server: Server, tmp_path: Path) -> None:
