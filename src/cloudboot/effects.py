@@ -297,6 +297,7 @@ ANSWERS: tuple[tuple[tuple[str, ...], Callable[[Call], Result] | bool], ...] = (
     (("systemctl", "is-enabled"), True),
     (("apt-cache", "show"), True),
     (("pro", "status"), True),
+    (("pro", "api", "u.pro.attach.auto.should_auto_attach.v1"), True),
     (("landscape-config", "--silent", "--is-registered"), True),
     (("snap", "wait"), False),
     (("dpkg", "--print-architecture"), True),

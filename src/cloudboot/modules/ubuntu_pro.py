@@ -53,7 +53,8 @@ OLD = ("ubuntu_advantage", "ubuntu-advantage")
 def ubuntu_pro(ctx: Context) -> None:
     """Set `config`, attach with `token`, enable services; each failure is said, and the others are tried.
 
-    Without a token only `config` is set: a Pro image attaches itself. The token goes through a file for root alone.
+    Without a token a Pro image is attached by what the cloud says of it, unless `features.disable_auto_attach`. The
+    token goes through a file for root alone.
     """
     host = ctx.host
     name = next(key for key in ("ubuntu_pro", *OLD) if key in ctx.config)
@@ -63,14 +64,19 @@ def ubuntu_pro(ctx: Context) -> None:
     for key, value in (settings.get("config") or {}).items():
         words = ["unset", key] if value is None else ["set", f"{key}={str(value).lower()}"]
         attempt(ctx, f"config {key}", ["pro", "config", *words])
-    if "token" not in settings:
+    if host.live and attached(ctx):
+        host.log.info("ubuntu_pro: attached already")
+    elif "token" in settings:
+        if not attach(ctx, settings["token"]):
+            return
+    elif not host.live or settings.get("features", {}).get("disable_auto_attach") or not of_pro(ctx):
         if settings.get("enable") or settings.get("enable_beta"):
             ctx.report(f"{name}.enable: without a token nothing is attached, and nothing enabled", (name, "enable"))
         ctx.note_applied(settings)
         return
-    if host.live and attached(ctx):
-        host.log.info("ubuntu_pro: attached already")
-    elif not attach(ctx, settings["token"]):
+    else:
+        if auto_attach(ctx, settings):
+            ctx.note_applied(settings)
         return
     for service in (*(settings.get("enable") or ()), *(settings.get("enable_beta") or ())):
         beta = ["--beta"] if service in (settings.get("enable_beta") or ()) else []
@@ -90,26 +96,48 @@ def attach(ctx: Context, token: str) -> bool:
         ctx.host.keep(Remove(ATTACH))
 
 
+def of_pro(ctx: Context) -> bool:
+    """Tell whether this is a Pro image, which the cloud vouches for."""
+    answer = parsed(ctx.host.ask(["pro", "api", "u.pro.attach.auto.should_auto_attach.v1"]).output)
+    attributes = (answer.get("data") or {}).get("attributes") or {}
+    return attributes.get("should_auto_attach") is True
+
+
+def auto_attach(ctx: Context, settings: dict[str, Any]) -> bool:
+    """Attach a Pro image; tell whether that went well. What is to be enabled is, instead of Pro's own choice."""
+    import json
+
+    wanted = {key: settings[key] for key in ("enable", "enable_beta") if settings.get(key)}
+    words = ["--data", json.dumps(wanted)] if wanted else []
+    return attempt(ctx, "auto-attach", ["pro", "api", "u.pro.attach.auto.full_auto_attach.v1", *words])
+
+
 def attempt(ctx: Context, what: str, argv: list[str]) -> bool:
     """Run a command of pro's; tell whether it succeeded, and say so if not."""
     try:
         ctx.host.run(argv, live=LIVE, timeout=TIMEOUT)
     except CommandError as error:
+        # `pro api` answers in JSON, the others in lines of which the last is the reason.
         lines = [line.strip() for line in error.output.splitlines() if line.strip()] or [f"exit status {error.status}"]
-        ctx.fail(f"{what}: {lines[-1][:200]}")
+        titles = [str(each.get("title")) for each in parsed(error.output).get("errors", ())]
+        ctx.fail(f"{what}: {[*lines, *titles][-1][:200]}")
         return False
     return True
 
 
-def _status(ctx: Context) -> dict[str, Any]:
+def parsed(output: str) -> dict[str, Any]:
+    """Return what pro answered in JSON; nothing if it answered otherwise."""
     import json
 
-    answer = ctx.host.ask(["pro", "status", "--format", "json"])
     try:
-        found = json.loads(answer.output)
+        found = json.loads(output)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _status(ctx: Context) -> dict[str, Any]:
+    return parsed(ctx.host.ask(["pro", "status", "--format", "json"]).output)
 
 
 def attached(ctx: Context) -> bool:
