@@ -14,7 +14,7 @@ help:
 	@echo "make quick   the same without the boots"
 	@echo "make docs    write anew what is generated: docs/cloud-config.schema.json, docs/modules"
 	@echo "make compare boot the same user data under Debian's cloud-init and under us, compare the machines (root, 8 minutes)"
-	@echo "make powercuts  cut the power of a machine with a root on a volume 20 times, as root and as overlay (root, 40 minutes)"
+	@echo "make powercuts  cut the power of a machine with a root on a volume 20 times, as root and as overlay (root, 30 minutes)"
 	@echo "make bench   compare with Debian's cloud-init package (root, takes long)"
 
 setup: $(VENV)/ready

@@ -14,7 +14,7 @@ from boot.worlds import World, baked, world
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIERS = ("machine", "container")
+TIERS = ("container", "machine")
 _why_not = functools.cache(missing_tools)
 
 

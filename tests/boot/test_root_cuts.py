@@ -54,9 +54,11 @@ print(bad, missing)
 def test_power_cuts(mode: str, tree_trixie: Tree, scratch: Scratch, namespace: Namespace, key_pair: KeyPair) -> None:
     vendor = Vendor(scratch)
     made = image(tree_trixie, vendor, scratch)
-    # qcow2: what the guest has not flushed is partly in the emulator's memory, and goes with it.
+    # qcow2: what the guest has not flushed is partly in the emulator's memory, and goes with it. virtio: the emulator's
+    # NVMe takes no notice of FUA (force unit access), so the commit of the last fsync would go, too.
     file = qcow2_over(vendor.volume(mode), scratch.file("volume.qcow2"))
-    cloud = Cloud(namespace, scratch, Disk(file, serial=VOLUME.replace("-", ""), format="qcow2"))
+    volume = Disk(file, serial=VOLUME.replace("-", ""), interface="virtio", format="qcow2")
+    cloud = Cloud(namespace, scratch, volume)
     chance = random.Random(os.urandom(8))
     last, cut = -1, 0
     with cloud.instance(made, INSTANCE) as machine, cloud.metadata(INSTANCE, key_pair, "one", "#cloud-config\n{}\n"):
