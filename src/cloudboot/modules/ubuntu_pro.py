@@ -119,7 +119,7 @@ def attempt(ctx: Context, what: str, argv: list[str]) -> bool:
     except CommandError as error:
         # `pro api` answers in JSON, the others in lines of which the last is the reason.
         lines = [line.strip() for line in error.output.splitlines() if line.strip()] or [f"exit status {error.status}"]
-        titles = [str(each.get("title")) for each in parsed(error.output).get("errors", ())]
+        titles = [str(each.get("title")) for each in parsed(error.output).get("errors") or ()]
         ctx.fail(f"{what}: {[*lines, *titles][-1][:200]}")
         return False
     return True
